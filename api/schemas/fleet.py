@@ -1,0 +1,208 @@
+"""Hosts and GPUs, for the platform's people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import Field, StringConstraints
+
+from api.schemas.common import ErrorOut, In, Name, Out, Reason, Reference, Whole, at, maybe_at
+from orchestrator.controller.hosts import JoinToken
+from orchestrator.model.fleet import FleetHost, GpuRecord
+
+
+class HostIn(In):
+    """A host to be let in; `disk_gib` is what tenants' volumes may take of it."""
+
+    name: Name
+    disk_gib: Whole = Field(ge=0, le=10**6)
+
+
+class DrainIn(In):
+    """How a host is drained: `stop` stops what runs, `wait` waits until tenants do.
+
+    After `deadline_s` seconds the operation fails with what still runs, and the host stays draining.
+    """
+
+    reason: Reason
+    policy: Annotated[str, StringConstraints(pattern=r"^(stop|wait)$")] = "stop"
+    deadline_s: Whole = Field(default=3600, ge=1, le=30 * 86_400)
+
+
+class DrainOut(Out):
+    """A drain that is under way."""
+
+    operation_id: str
+    policy: str
+    deadline_at: str
+    overdue: bool
+
+
+class RemoveStrayIn(In):
+    """One stray that a host reported, and why it goes for good."""
+
+    kind: Annotated[str, StringConstraints(pattern=r"^(instance|volume)$")]
+    id: Reference
+    reason: Reason
+
+
+class StrayOut(Out):
+    """Something on a host with our marks that the database does not know there."""
+
+    kind: str
+    id: str
+
+
+class HostOut(Out):
+    """A host."""
+
+    id: str
+    name: str
+    state: str
+    reason: str
+    generation: int
+    revision: int
+    applied_epoch: int
+    applied_revision: int
+    boot_id: str
+    agent_version: str
+    disk_gib: int
+    used_disk_gib: int
+    error: ErrorOut | None
+    failed_checks: int | None
+    drain: DrainOut | None
+    strays: list[StrayOut]
+    created_at: str
+    reported_at: str | None
+    heard_at: str | None
+
+    @classmethod
+    def of(cls, host: FleetHost) -> HostOut:
+        """From its value."""
+        return cls(**_host(host))
+
+
+class HostDetailOut(HostOut):
+    """A host with what its agent's probe read last."""
+
+    facts: dict[str, Any] | None
+
+    @classmethod
+    def of(cls, host: FleetHost) -> HostDetailOut:
+        """From its value."""
+        return cls(**_host(host), facts=None if host.facts is None else dict(host.facts))
+
+
+class HostMadeOut(HostOut):
+    """A host just made. `join_token` is shown this once; null when the same call was answered before."""
+
+    join_token: str | None
+    join_token_expires_at: str | None
+
+    @classmethod
+    def made(cls, host: FleetHost, shown: str | None, token: JoinToken | None) -> HostMadeOut:
+        """From its value and the token that lets its agent in."""
+        expires = at(token.expires_ms) if token is not None else None
+        return cls(**_host(host), join_token=shown, join_token_expires_at=expires)
+
+
+class HostEvidenceOut(Out):
+    """What a host checked of itself as a whole last; nulls until it reported.
+
+    `changed_at` is since when the verdicts read so; a host that is heard (`heard_at`) goes on checking.
+    """
+
+    host_id: str
+    applied_epoch: int
+    applied_revision: int
+    changed_at: str | None
+    heard_at: str | None
+    verdicts: list[dict[str, Any]] | None
+
+    @classmethod
+    def of(cls, host: FleetHost) -> HostEvidenceOut:
+        """From its value."""
+        found: Mapping[str, Any] = host.evidence or {}
+        return cls(
+            host_id=host.id,
+            applied_epoch=host.applied_epoch,
+            applied_revision=host.applied_revision,
+            changed_at=maybe_at(found.get("changed_ms")),
+            heard_at=maybe_at(host.heard_ms),
+            verdicts=found.get("verdicts"),
+        )
+
+
+class GpuOut(Out):
+    """A GPU of the pool."""
+
+    id: str
+    host_id: str
+    address: str
+    vendor: str
+    device: str
+    serial: str
+    node: int
+    state: str
+    tenancy: int
+    tenant_id: str | None
+    instance_id: str | None
+    evidence: dict[str, Any] | None
+    reason: str
+    generation: int
+    created_at: str
+
+    @classmethod
+    def of(cls, gpu: GpuRecord) -> GpuOut:
+        """From its value."""
+        return cls(
+            id=gpu.id,
+            host_id=gpu.host_id,
+            address=gpu.address,
+            vendor=gpu.vendor,
+            device=gpu.device,
+            serial=gpu.serial,
+            node=gpu.node,
+            state=gpu.state.value,
+            tenancy=gpu.tenancy,
+            tenant_id=gpu.tenant_id,
+            instance_id=gpu.instance_id,
+            evidence=None if gpu.evidence is None else dict(gpu.evidence),
+            reason=gpu.reason,
+            generation=gpu.generation,
+            created_at=at(gpu.created_ms),
+        )
+
+
+def _host(host: FleetHost) -> dict[str, Any]:
+    return {
+        "id": host.id,
+        "name": host.name,
+        "state": host.state.value,
+        "reason": host.reason,
+        "generation": host.generation,
+        "revision": host.revision,
+        "applied_epoch": host.applied_epoch,
+        "applied_revision": host.applied_revision,
+        "boot_id": host.boot_id,
+        "agent_version": host.agent_version,
+        "disk_gib": host.disk_gib,
+        "used_disk_gib": host.used_disk_gib,
+        "error": ErrorOut.of(host.error),
+        "failed_checks": None if host.evidence is None else len(host.failed_checks),
+        "drain": None if host.drain is None else _drain(host.drain),
+        "strays": [StrayOut(kind=each["kind"], id=each["id"]) for each in host.strays],
+        "created_at": at(host.created_ms),
+        "reported_at": maybe_at(host.reported_ms),
+        "heard_at": maybe_at(host.heard_ms),
+    }
+
+
+def _drain(drain: Mapping[str, Any]) -> DrainOut:
+    return DrainOut(
+        operation_id=drain["operation_id"],
+        policy=drain["policy"],
+        deadline_at=at(drain["deadline_ms"]),
+        overdue=drain["overdue"],
+    )

@@ -1,0 +1,61 @@
+"""How a finding comes from a fact: None is UNKNOWN, True is PASS, anything else is FAIL. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from hostprep.probe.files import HostPath
+from orchestrator.model.doctor import Finding, Severity
+from orchestrator.model.evidence import Status
+from orchestrator.model.host import HostFacts
+
+MUST, POLICY = Severity.MUST, Severity.POLICY
+HOST = "host"
+_NOT_READ = "not read"
+_MAX_TEXT = 512
+
+
+@dataclass(frozen=True)
+class Look:
+    """What the readers of facts look at.
+
+    Args:
+        root: where `sys`, `proc` and `etc` are: this machine's, or a recording's.
+        run: runs a program that changes nothing; None where it is missing or fails.
+        host: what the probe read.
+        bridge: the tenants' bridge.
+    """
+
+    root: HostPath
+    run: Callable[[tuple[str, ...]], str | None]
+    host: HostFacts
+    bridge: str
+
+
+def finding(
+    id_: str,
+    severity: Severity,
+    ok: bool | None,
+    *,
+    expected: str,
+    read: object,
+    mend: str,
+    subject: str = HOST,
+) -> Finding:
+    """Make a finding; what a host says is shown to people, so nothing in it steers their terminal."""
+    status = Status.UNKNOWN if ok is None else Status.PASS if ok else Status.FAIL
+    said = _NOT_READ if ok is None and read in (None, "") else str(read)
+    return Finding(id_, _clean(subject), severity, status, expected, _clean(said), "" if ok else mend)
+
+
+def all_of(*answers: bool | None) -> bool | None:
+    """Return False if any is, else None if any is, else True."""
+    if False in answers:
+        return False
+    return None if None in answers else True
+
+
+def _clean(text: str) -> str:
+    cut = text if len(text) <= _MAX_TEXT else text[: _MAX_TEXT - 3] + "..."
+    return "".join(each if each.isprintable() else "?" for each in cut)

@@ -1,0 +1,1 @@
+"""Audit records: exact bytes, commitments, exports, verification. Pure; store and controller call it."""

@@ -1,0 +1,187 @@
+"""Draining a host: nothing new comes, what runs is stopped or waited for, and the host says when it is empty.
+
+An operator begins it with a policy and a deadline; the loop takes it on from there, level-triggered, so that
+any controller may do any turn. Stopped instances keep their claims and their place on the host: moving them
+is not part of this. Uncordon or cordon ends a drain (`hosts`). Called by the public API and the loops.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import select, update
+
+from orchestrator.controller import deployment, hosts, operations
+from orchestrator.controller.caller import Caller
+from orchestrator.controller.instances import replaced, want
+from orchestrator.model.errors import ConflictError, HostError
+from orchestrator.model.fleet import FleetHost
+from orchestrator.model.instance import InstanceRecord
+from orchestrator.model.operation import Operation
+from orchestrator.model.states import Desired, HostState, InstanceState, may_become
+from orchestrator.store.ids import new_id
+from orchestrator.store.nouns import INSTANCES
+from orchestrator.store.rows import PLATFORM
+from orchestrator.store.tables.fleet import HostRow
+from orchestrator.store.tables.instances import InstanceRow
+from orchestrator.store.unit_of_work import Reader, UnitOfWork, table_of
+
+_HOSTS, _INSTANCES = table_of(HostRow), table_of(InstanceRow)
+#: The bell's topic of the loop.
+TOPIC = "drain"
+POLICIES = ("stop", "wait")
+
+
+def begin(
+    tx: UnitOfWork,
+    caller: Caller,
+    reference: str,
+    *,
+    policy: str,
+    deadline_s: int,
+    reason: str,
+    operation_id: str,
+) -> Operation:
+    """Begin to drain a host.
+
+    Args:
+        policy: `stop` stops what runs; `wait` waits until its tenants do.
+        deadline_s: after so many seconds the operation fails with what still runs; the host stays draining.
+
+    Raises:
+        NotFoundError: `host.unknown`.
+        ConflictError: `host.state`.
+    """
+    host = hosts.get(tx, reference, lock=True)
+    if host.state not in (HostState.READY, HostState.CORDONED):
+        raise ConflictError(
+            "host.state",
+            f"{host.name} is {host.state.value}; it cannot be drained",
+            hint="uncordon it to begin anew" if host.state is HostState.DRAINING else None,
+        )
+    made = operations.begin(tx, caller, "host.drain", ("host", host.id), operation_id)
+    drain = {
+        "operation_id": operation_id,
+        "policy": policy,
+        "deadline_ms": tx.now_ms + deadline_s * 1000,
+        "overdue": False,
+    }
+    tx.execute(
+        update(_HOSTS)
+        .where(_HOSTS.c.id == host.id)
+        .values(state=HostState.DRAINING, reason=reason, drain=drain, generation=_HOSTS.c.generation + 1)
+    )
+    tx.record(
+        "host.drain",
+        ("host", host.id),
+        tenant=None,
+        details={"reason": reason, "was": host.state.value, "policy": policy, "deadline_s": deadline_s},
+    )
+    tx.wake(TOPIC)
+    return made
+
+
+def draining(tx: Reader) -> list[str]:
+    """Ids of the hosts that a turn is due for; none while the deployment only observes."""
+    if deployment.get(tx).observe_only:
+        return []
+    rows = tx.all(select(_HOSTS.c.id).where(_HOSTS.c.state == HostState.DRAINING).order_by(_HOSTS.c.id))
+    return [row.id for row in rows]
+
+
+def turn(tx: UnitOfWork, host_id: str) -> None:
+    """Take one host's drain on: order stops, say how far it is, end it when nothing runs or time is over."""
+    host = hosts.get(tx, host_id, lock=True)
+    if host.state is not HostState.DRAINING or host.drain is None:
+        return
+    operation = operations.platform(tx, host.drain["operation_id"])
+    here = INSTANCES.where(tx, PLATFORM, _INSTANCES.c.host_id == host.id)
+    left = [each for each in here if each.state is not InstanceState.STOPPED and not each.gone]
+    if not left:
+        _drained(tx, host)
+        return
+    operations.progress(tx, operation.id, len(here) - len(left), len(here))
+    if tx.now_ms >= host.drain["deadline_ms"]:
+        if not host.drain["overdue"]:
+            _overdue(tx, host, left)
+    elif host.drain["policy"] == "stop":
+        for each in left:
+            # What was only just placed is handed to the host first: its GPUs are the tenant's from then on.
+            if each.desired is Desired.RUNNING and each.state is not InstanceState.SCHEDULED:
+                _stop(tx, operation, each)
+
+
+def _stop(tx: UnitOfWork, drain: Operation, instance: InstanceRecord) -> None:
+    operations.cancelled(tx, instance.operation_id, replaced("stopped by the drain of its host"))
+    identity = new_id("op")
+    operations.begin_for(
+        tx,
+        "instance.stop",
+        ("instance", instance.id),
+        identity,
+        tenant_id=instance.tenant_id,
+        principal_id=drain.principal_id,
+        request_id=drain.request_id,
+    )
+    want(tx, instance, InstanceState.STOPPING, Desired.STOPPED, identity)
+    tx.record(
+        "instance.stop", ("instance", instance.id), tenant=instance.tenant_id, details={"why": "host.drain"}
+    )
+
+
+def _drained(tx: UnitOfWork, host: FleetHost) -> None:
+    tx.execute(
+        update(_HOSTS)
+        .where(_HOSTS.c.id == host.id)
+        .values(state=HostState.DRAINED, drain=None, generation=_HOSTS.c.generation + 1)
+    )
+    operations.advance(tx, host.drain["operation_id"] if host.drain else None, "drained")
+    tx.record("host.drained", ("host", host.id), tenant=None, stage="outcome")
+
+
+def _overdue(tx: UnitOfWork, host: FleetHost, left: Sequence[InstanceRecord]) -> None:
+    """Time is over: the operation fails with what is left, and what was told to stop wants a look."""
+    shown = ", ".join(each.id for each in left[:5]) + (" and others" if len(left) > 5 else "")
+    error = ConflictError(
+        "host.drain_overdue",
+        f"{len(left)} instances have not stopped in time: {shown}",
+        hint="stop or delete them; the host is drained as soon as nothing runs. Uncordon ends the drain",
+    ).as_dict()
+    operations.fail(tx, host.drain["operation_id"] if host.drain else None, error)
+    tx.execute(
+        update(_HOSTS).where(_HOSTS.c.id == host.id).values(drain={**(host.drain or {}), "overdue": True})
+    )
+    for each in left:
+        if each.desired is Desired.STOPPED and may_become(each.state, InstanceState.NEEDS_ATTENTION):
+            _needs_attention(tx, each)
+    tx.record(
+        "host.drain_overdue",
+        ("host", host.id),
+        tenant=None,
+        stage="outcome",
+        outcome="failed",
+        details={"left": [each.id for each in left]},
+    )
+
+
+def _needs_attention(tx: UnitOfWork, instance: InstanceRecord) -> None:
+    error: dict[str, Any] = HostError(
+        "instance.stop_overdue",
+        "its host is being drained, and it did not stop in time",
+        hint="stop it from inside, or delete it",
+    ).as_dict()
+    tx.execute(
+        update(_INSTANCES)
+        .where(_INSTANCES.c.id == instance.id, _INSTANCES.c.generation == instance.generation)
+        .values(state=InstanceState.NEEDS_ATTENTION, error=error, updated_ms=tx.now_ms)
+    )
+    operations.fail(tx, instance.operation_id, error)
+    tx.record(
+        "instance.failed",
+        ("instance", instance.id),
+        tenant=instance.tenant_id,
+        stage="outcome",
+        outcome="failed",
+        details={"code": "instance.stop_overdue", "state": InstanceState.NEEDS_ATTENTION.value},
+    )

@@ -1,0 +1,1 @@
+"""Pure: what must be true between tenants. Policy to flows, admission, verdicts."""

@@ -1,0 +1,1 @@
+"""The nouns of Bulkhead: frozen values without I/O, one noun one file."""

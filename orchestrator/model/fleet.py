@@ -1,0 +1,81 @@
+"""Hosts and GPUs as the controller knows them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from orchestrator.model.evidence import Status
+from orchestrator.model.states import GpuState, HostState
+
+
+@dataclass(frozen=True)
+class FleetHost:
+    """One host.
+
+    Args:
+        generation: raised by each claim and release: the scheduler's compare-and-swap.
+        revision: raised by each change of its assignment.
+        facts: what its agent's probe read last (`model.host.HostFacts` as JSON); None before enrolment.
+        reason: why an operator took it out.
+        error: an error's JSON form: what is wrong and what to do; it takes nothing new meanwhile.
+        strays: things on it with our marks that the database does not know there: `kind` and `id` of each.
+        drain: `operation_id`, `policy` and `deadline_ms` of the drain that is under way; None when none is.
+        heard_ms: when its agent was heard last, to the minute.
+        evidence: `verdicts` on the host as a whole as it reported them last, as JSON, and `changed_ms`, since
+            when they read so; None until it reported.
+    """
+
+    id: str
+    name: str
+    state: HostState
+    generation: int
+    revision: int
+    applied_epoch: int
+    applied_revision: int
+    boot_id: str
+    agent_version: str
+    facts: Mapping[str, Any] | None
+    reason: str
+    disk_gib: int
+    used_disk_gib: int
+    created_ms: int
+    reported_ms: int | None
+    heard_ms: int | None = None
+    error: Mapping[str, Any] | None = None
+    strays: tuple[Mapping[str, Any], ...] = ()
+    drain: Mapping[str, Any] | None = None
+    evidence: Mapping[str, Any] | None = None
+
+    @property
+    def failed_checks(self) -> tuple[Mapping[str, Any], ...]:
+        """Its verdicts that are not PASS; UNKNOWN is not."""
+        verdicts = (self.evidence or {}).get("verdicts", ())
+        return tuple(each for each in verdicts if each["status"] != Status.PASS)
+
+
+@dataclass(frozen=True)
+class GpuRecord:
+    """One GPU of the pool; identity is slot, ids and serial.
+
+    Args:
+        tenancy: number of the tenant life it is in; evidence of `clean` names it.
+        evidence: what showed it clean last, as JSON.
+    """
+
+    id: str
+    host_id: str
+    address: str
+    vendor: str
+    device: str
+    serial: str
+    node: int
+    state: GpuState
+    tenancy: int
+    tenant_id: str | None
+    instance_id: str | None
+    evidence: Mapping[str, Any] | None
+    reason: str
+    generation: int
+    created_ms: int

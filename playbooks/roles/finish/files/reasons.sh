@@ -1,0 +1,22 @@
+# Prints one line for each thing that waits for a restart of the host. Changes nothing.
+#   argument TEXT | option MODULE NAME SHOWN | pages PATH COUNT | loader NAME
+set -eu
+[ ! -e /run/reboot-required ] || echo "reboot: the distribution asks for it"
+while read -r verb name option shown || [ -n "$verb" ]; do
+  case $verb in
+    argument) case " $(cat /proc/cmdline) " in *" $name "*) ;; *) echo "reboot: kernel argument $name" ;; esac ;;
+    option)
+      file=/sys/module/$name/parameters/$option
+      [ -e "$file" ] || continue
+      found=$(cat "$file")
+      case "$found/$shown" in
+        "$shown/$shown" | 0/N | N/0 | 1/Y | Y/1) ;;
+        *) echo "reboot: $name.$option is $found, wanted $shown" ;;
+      esac ;;
+    pages)
+      [ -e "$name" ] || { echo "pages: this kernel has no $name"; continue; }
+      found=$(cat "$name")
+      [ "$found" -ge "$option" ] || echo "reboot: $name has $found of $option pages" ;;
+    loader) echo "by hand: only GRUB's configuration is written; give the kernel its arguments in this boot loader" ;;
+  esac
+done

@@ -1,0 +1,60 @@
+"""The committed document is the routes', and every route has its action, and every action its route."""
+
+from __future__ import annotations
+
+from api import openapi
+from api.app import routes_only
+from api.openapi_document import operations
+from orchestrator.access.actions import ACTIONS
+
+#: What needs no action: no token is asked for, and nothing of anybody is told.
+OPEN = {"/livez", "/readyz", "/metrics", "/openapi.json"}
+#: What a one-time ticket opens, which an action of the table makes; no route of the document's kind.
+TICKETED = {"/v1/console"}
+
+
+def test_the_committed_document_is_fresh():
+    assert openapi.FILE.read_text() == openapi.text(), "run: python -m api.openapi"
+
+
+def test_every_route_has_its_action_and_every_action_its_route():
+    found = [each["operationId"] for each in operations(routes_only().openapi())]
+    assert len(found) == len(set(found))
+    assert set(ACTIONS) == set(found)
+
+
+def test_nothing_else_is_served():
+    document = routes_only().openapi()["paths"]
+    assert all(path == "/v1" or path.startswith("/v1/") for path in document)
+    served: set[str] = set()
+
+    def walk(routes: list[object]) -> None:
+        for route in routes:
+            inner = getattr(getattr(route, "original_router", None), "routes", None)
+            if inner is not None:
+                walk(inner)
+            else:
+                served.add(route.path)  # type: ignore[attr-defined]
+
+    walk(routes_only().routes)
+    assert served >= OPEN | TICKETED
+    assert set(document) <= served
+    assert served - OPEN - TICKETED - set(document) == set()
+
+
+def test_tenants_actions_stand_under_a_tenant_and_no_others_do():
+    for path, methods in routes_only().openapi()["paths"].items():
+        for each in methods.values():
+            assert ACTIONS[each["operationId"]].in_tenant == path.startswith("/v1/tenants/{tenant}"), path
+
+
+def test_what_makes_something_demands_a_key():
+    for each in operations(routes_only().openapi()):
+        demanded = [p for p in each.get("parameters", ()) if p["name"] == "Idempotency-Key" and p["required"]]
+        assert bool(demanded) == each["operationId"].startswith("create_"), each["operationId"]
+
+
+def test_reading_is_get_and_changing_is_not():
+    for path in routes_only().openapi()["paths"].values():
+        for method, each in path.items():
+            assert (method != "get") == ACTIONS[each["operationId"]].changes, each["operationId"]

@@ -1,0 +1,1 @@
+"""The command line and the client, against an API that is played in process."""

@@ -1,0 +1,134 @@
+"""Databases for tests: every store test runs on SQLite and on a PostgreSQL of its own, made from Debian's.
+
+One PostgreSQL per test run, on a Unix socket in a temporary folder, listening on no network; each test gets a
+database copied from a template whose schema was brought up once. Import `store`, `database_url` where needed.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import pwd
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from orchestrator.store.engine import Database
+from orchestrator.store.store import Store
+
+KINDS = ("sqlite", "postgresql")
+_numbers = itertools.count(1)
+
+
+class Postgres:
+    """A running PostgreSQL."""
+
+    def __init__(self) -> None:
+        found = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name))
+        assert found, "PostgreSQL is missing: hostprep/packages.sh test"
+        self.programs = found[-1]
+        # Under /tmp whatever TMPDIR says: a socket's path is short, and the server's own user must reach it.
+        self.folder = Path(tempfile.mkdtemp(prefix="bh-pg-", dir="/tmp"))
+        if os.geteuid() == 0:
+            owner = pwd.getpwnam("postgres")
+            os.chown(self.folder, owner.pw_uid, owner.pw_gid)
+        options = "--auth=trust --username=bulkhead --no-sync --encoding=UTF8 --locale=C.UTF-8"
+        self._run("initdb", "-D", str(self.folder / "data"), *options.split())
+        settings = (
+            f"-k {self.folder} -c listen_addresses='' -c fsync=off -c synchronous_commit=off "
+            "-c full_page_writes=off -c max_connections=200"
+        )
+        self._run(
+            "pg_ctl",
+            "-D",
+            str(self.folder / "data"),
+            "-w",
+            "-l",
+            str(self.folder / "log"),
+            "-o",
+            settings,
+            "start",
+        )
+        self.command("CREATE DATABASE template_bulkhead")
+        template = Database(self.url("template_bulkhead"))
+        Store(template).prepare()
+        template.dispose()
+
+    def url(self, name: str) -> str:
+        return f"postgresql://bulkhead@/{name}?host={self.folder}"
+
+    def command(self, words: str) -> None:
+        with psycopg.connect(f"host={self.folder} user=bulkhead dbname=postgres", autocommit=True) as link:
+            link.execute(words)  # type: ignore[call-overload]
+
+    def make(self, template: str = "template_bulkhead") -> str:
+        name = f"test_{next(_numbers)}"
+        self.command(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")
+        return self.url(name)
+
+    def dump(self, name: str) -> bytes:
+        """Everything in one database, as an operator's backup holds it; bytes stand there in hex."""
+        words = [str(self.programs / "pg_dump"), "-h", str(self.folder), "-U", "bulkhead", name]
+        return subprocess.run(words, capture_output=True, check=True, cwd="/").stdout
+
+    def stop(self) -> None:
+        self._run("pg_ctl", "-D", str(self.folder / "data"), "-m", "immediate", "-w", "stop")
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _run(self, program: str, *arguments: str) -> None:
+        # The server refuses to run as root.
+        lead = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
+        argv = [*lead, str(self.programs / program), *arguments]
+        done = subprocess.run(
+            argv, capture_output=True, text=True, check=False, cwd="/", stdin=subprocess.DEVNULL
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    server = Postgres()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A prepared SQLite file, to be copied."""
+    path = tmp_path_factory.mktemp("sqlite") / "template.db"
+    database = Database(f"sqlite:///{path}")
+    Store(database).prepare()
+    # Closing the last connection writes the log back into the file.
+    database.dispose()
+    return path
+
+
+@pytest.fixture(params=KINDS)
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of a prepared, empty database of either kind."""
+    if request.param == "postgresql":
+        return str(request.getfixturevalue("postgres").make())
+    path = tmp_path / "bulkhead.db"
+    shutil.copy(request.getfixturevalue("sqlite_template"), path)
+    return f"sqlite:///{path}"
+
+
+@pytest.fixture
+def store(database_url: str) -> Iterator[Store]:
+    database = Database(database_url)
+    yield Store(database)
+    database.dispose()
+
+
+def dump(database_url: str, request: pytest.FixtureRequest) -> bytes:
+    """Whatever somebody gets who steals the database: a dump, or SQLite's files with their log."""
+    if database_url.startswith("postgresql"):
+        name = database_url.removeprefix("postgresql://bulkhead@/").partition("?")[0]
+        return bytes(request.getfixturevalue("postgres").dump(name))
+    file = Path(database_url.removeprefix("sqlite:///"))
+    return b"".join(path.read_bytes() for path in sorted(file.parent.glob(f"{file.name}*")))

@@ -1,0 +1,121 @@
+"""The lab host for tests: booted once, shared, brought down at the end if it was not up before.
+
+A lab host that dies by itself (emulation) is started again at most once; the report at the end says so.
+"""
+
+from __future__ import annotations
+
+import base64
+import sys
+
+import pytest
+from _pytest.runner import runtestprotocol
+
+from images.labhost import commands, lab
+from images.labhost.session import LabSession, open_session
+from images.labhost.tenants import ACME, GLOBEX, HELPER, assignment_of, everything_absent, instance_for
+from orchestrator.model.assignment import Assignment, ImageRef, Instance
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Lab tests build on each other's running VMs: keep the files' order, tests of one file together."""
+    items.sort(key=lambda item: item.path.name if "tests/lab" in str(item.path) else "")
+
+
+class Lab:
+    """The lab session, the tenants' instances, and the revision counter."""
+
+    def __init__(self, session: LabSession) -> None:
+        self.session = session
+        self.host = session.host
+        self.facts = session.probe()
+        image = ImageRef(digest=session.image.digest, size_bytes=session.image.size_bytes)
+        self.image = image
+        self.acme = instance_for(ACME, self.facts, image)
+        self.helper = instance_for(HELPER, self.facts, image, core=1)
+        self.globex = instance_for(GLOBEX, self.facts, image)
+        self.revision = session.followed()
+        self.last: Assignment | None = None
+
+    @property
+    def all(self) -> list[Instance]:
+        return [self.acme, self.helper, self.globex]
+
+    def back_again(self) -> None:
+        """Start a lab host that died again, at most once per lab, and let it run what it last ran."""
+        self.host.restart_once()
+        if self.last is not None:
+            self.session.apply(self.last)
+
+    def order(self, instances: list[Instance], absent: tuple = ()) -> Assignment:
+        """A new assignment under the next revision."""
+        self.revision += 1
+        self.last = assignment_of(instances, revision=self.revision, absent=absent)
+        return self.last
+
+    def gone(self, instances: list[Instance]) -> Assignment:
+        """A new assignment that takes these away without a trace."""
+        return self.order([], everything_absent(instances))
+
+    def sh(self, command: str, timeout_s: float = 120) -> str:
+        """Run a shell command in the lab host and return what it printed."""
+        return self.host.ssh(command, timeout_s).stdout.strip()
+
+    def run(self, instance: Instance, script: str, timeout_s: int = 60) -> tuple[int, str]:
+        """Run a script inside a guest; return its exit code and output."""
+        answer = self.session.ask(instance.id, {"op": "run", "script": script, "timeout_s": timeout_s})
+        assert answer["ok"], answer
+        return answer["exit_code"], base64.b64decode(answer["output_b64"]).decode(errors="replace")
+
+
+LAB = pytest.StashKey[Lab]()
+BOOTED_HERE = pytest.StashKey[bool]()
+
+
+@pytest.fixture(scope="session")
+def lab_host(request: pytest.FixtureRequest) -> Lab:
+    stash = request.session.stash
+    stash[BOOTED_HERE] = lab.LabHost(1).running() is None
+    stash[LAB] = Lab(open_session(lambda words: print(words, file=sys.stderr, flush=True)))
+    return stash[LAB]
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Tell how often the lab host died, and take it down if it was not up before."""
+    if (lab_ := session.stash.get(LAB, None)) is not None:
+        for death in lab_.host.report()["deaths"]:
+            print(f"\nthe lab host itself died during the tests: {death}", file=sys.stderr)
+        lab_.session.preloaded.close()
+    if session.stash.get(BOOTED_HERE, False):
+        commands.down(lambda words: None)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
+    """Run a test again, once, if the lab host itself died under it: that says nothing about the product."""
+    if "lab_host" not in getattr(item, "fixturenames", ()):
+        return None
+    item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+    reports = runtestprotocol(item, log=False, nextitem=nextitem)
+    if any(report.failed for report in reports) and (lab_ := item.session.stash.get(LAB, None)):
+        reason = lab_.host.died_reason(quick=True)
+        if reason is not None:
+            print(
+                f"\nthe lab host itself died (emulation, not the code under test): {reason}", file=sys.stderr
+            )
+            lab_.back_again()
+            _forget_failed_fixtures(item)
+            reports = runtestprotocol(item, log=False, nextitem=nextitem)
+    for report in reports:
+        item.ihook.pytest_runtest_logreport(report=report)
+    item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+    return True
+
+
+def _forget_failed_fixtures(item: pytest.Item) -> None:
+    """A module's fixture that failed with the lab host would fail again from pytest's memory."""
+    item._initrequest()  # type: ignore[attr-defined]
+    for definitions in item._fixtureinfo.name2fixturedefs.values():  # type: ignore[attr-defined]
+        for definition in definitions:
+            if definition.cached_result is not None and definition.cached_result[2] is not None:
+                definition.finish(item._request)  # type: ignore[attr-defined]

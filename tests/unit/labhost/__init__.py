@@ -1,0 +1,1 @@
+"""Tests of the lab host's harness, without booting one."""
