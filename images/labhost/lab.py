@@ -229,6 +229,16 @@ class LabHost:
             return None
         return watch.console_stall(console) or f"the lab host does not answer ssh within {STALL_LIMIT_S} s"
 
+    def last_words(self, lines: int = 40) -> str:
+        """Return the console's end and, of a QEMU that runs, each CPU's place and each thread's time."""
+        found = watch.read_tail(self.folder / "console.log").splitlines()[-lines:]
+        if (running := self.running()) is not None:
+            with contextlib.suppress(LabError):
+                answer = str(self.qmp("human-monitor-command", **{"command-line": "info registers -a"}))
+                found += [line for line in answer.splitlines() if line.startswith(("CPU#", "RIP="))]
+            found += watch.thread_times(running.pid)
+        return "\n".join(found)
+
     # -- using
 
     def ssh(

@@ -35,6 +35,20 @@ def is_running(pid: int, started: str) -> bool:
     return process_start(pid) == started
 
 
+def thread_times(pid: int, proc: Path = Path("/proc")) -> list[str]:
+    """Return each thread's name, state and CPU seconds: a silent emulator spins or sleeps."""
+    found = []
+    for task in sorted((proc / str(pid) / "task").glob("*"), key=lambda path: int(path.name)):
+        try:
+            name, _, rest = (task / "stat").read_text().partition("(")[2].rpartition(")")
+        except OSError:
+            continue
+        fields = rest.split()
+        ticks = int(fields[11]) + int(fields[12])
+        found.append(f"thread {task.name} {name}: {fields[0]}, {ticks / os.sysconf('SC_CLK_TCK'):.0f} s")
+    return found
+
+
 def since_last_boot(console: str) -> str:
     """Return the console from the last kernel start on."""
     at = console.rfind(BOOT_MARK)

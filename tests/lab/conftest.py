@@ -97,11 +97,16 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
         return None
     item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
     reports = runtestprotocol(item, log=False, nextitem=nextitem)
-    if any(report.failed for report in reports) and (lab_ := item.session.stash.get(LAB, None)):
-        reason = lab_.host.died_reason(quick=True)
+    failed = [report for report in reports if report.failed]
+    if failed and (lab_ := item.session.stash.get(LAB, None)):
+        # One that hangs says nothing on its console: where something did not answer, ask it over ssh too.
+        silent = any(lab.LabDiedError.__name__ in report.longreprtext for report in failed)
+        reason = lab_.host.died_reason(quick=not silent)
         if reason is not None:
             print(
-                f"\nthe lab host itself died (emulation, not the code under test): {reason}", file=sys.stderr
+                f"\nthe lab host itself died (emulation, not the code under test): {reason}\n"
+                f"{lab_.host.last_words()}",
+                file=sys.stderr,
             )
             lab_.back_again()
             _forget_failed_fixtures(item)
