@@ -20,7 +20,7 @@ from orchestrator.agent.link.keys import DescriptorKeys, NoKeys
 from orchestrator.agent.lock import host_lock
 from orchestrator.agent.reconcile import Agent
 from orchestrator.model.assignment import Assignment
-from orchestrator.model.errors import BulkheadError, InvalidInputError
+from orchestrator.model.errors import BulkheadError, HostError, InvalidInputError
 from orchestrator.model.parsing import parse_assignment, schema
 from orchestrator.model.report import HostReport
 from orchestrator.processes import lifeline
@@ -198,21 +198,27 @@ def probe(
 ) -> None:
     """Print what this host is made of, as JSON; --save keeps what it and the doctor read.
 
+    What NVML says of GPUs on the nvidia driver is printed too, and stands in no recording. Exit status 8:
+    NVML failed, for instance at a lost GPU; all else is printed.
+
     \b
     bulkhead agent probe --save gpu-07.json --redact
     bulkhead agent probe --from gpu-07.json
     """
     from hostprep.doctor import examine, run_program
     from hostprep.probe import read_host
+    from hostprep.probe.nvml import NvmlInventory, drives, read_gpus
     from hostprep.probe.recording import Recorder, load
     from hostprep.probe.recording import save as save_recording
     from orchestrator.model.gpus import ignored
 
+    failed: HostError | None = None
     with _told():
         settings = read_settings(settings_file)
         share = settings.host_cpus or None
         if recorded is not None:
             facts = read_host(load(recorded).root, share, settings.gpu_models)
+            nvml = NvmlInventory((), "a recording holds nothing of NVML")
         else:
             recorder = Recorder(run=run_program)
             facts = read_host(recorder.root, share, settings.gpu_models)
@@ -220,8 +226,17 @@ def probe(
                 # For its reading alone: what it finds can be asked of the recording.
                 examine(facts, settings.bridge, recorder.root, recorder.run)
                 save_recording(recorder.recording, save, redact=redact)
-    said = dataclasses.asdict(facts) | {"ignored": ignored(facts)}
+            nvml = NvmlInventory((), "the nvidia driver holds no function")
+            try:
+                nvml = read_gpus() if drives(facts.functions) else nvml
+            except HostError as exc:
+                # A lost GPU is when the rest of the host is wanted most.
+                nvml, failed = NvmlInventory((), str(exc)), exc
+    said = dataclasses.asdict(facts) | {"ignored": ignored(facts), "nvml": dataclasses.asdict(nvml)}
     sys.stdout.write(json.dumps(said, default=_plain, sort_keys=True, indent=1) + "\n")
+    with _told():
+        if failed is not None:
+            raise failed
 
 
 @app.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
+from hostprep.probe.recording import Recorder
 from images.labhost.tenants import assignment_of, everything_absent
 from orchestrator.__main__ import app
 from orchestrator.agent.lock import host_lock
@@ -17,6 +19,7 @@ from orchestrator.agent.sim import sim_host
 from orchestrator.model.assignment import Assignment
 from orchestrator.model.parsing import schema
 from orchestrator.processes import agent_commands
+from tests.fixtures.nvml.replay import Replay, load
 from tests.unit.agent.fleet import Fleet
 from tests.unit.hostprep.machines import Machine
 from tests.unit.hostprep.shapes import consumer, one_socket
@@ -259,6 +262,64 @@ def test_a_recording_is_saved_and_asked_elsewhere(tmp_path: Path) -> None:
     again = CliRunner().invoke(app, ["agent", "probe", "--save", str(file)])
     assert again.exit_code == 5
     assert "recording.exists" in again.stderr
+
+
+@pytest.fixture
+def h100_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Replay:
+    """This machine, as far as the probe sees it, is one with an H100 on the nvidia driver."""
+    made = one_socket()
+    made.function("0000:00:06.0", "10de:2330", "030200", driver="nvidia")
+    recording = made.recording()
+    nvml = Replay(load("h100-80gb-hbm3"))
+    nvml.capture["gpus"][0]["fabric"] = {"error": 3}
+    monkeypatch.setattr(
+        "hostprep.probe.recording.Recorder", lambda run: Recorder(recording.root, recording.run)
+    )
+    monkeypatch.setitem(sys.modules, "pynvml", nvml)
+    return nvml
+
+
+def test_probe_tells_what_nvml_says(h100_host: Replay) -> None:
+    asked = CliRunner().invoke(app, ["agent", "probe"])
+    assert asked.exit_code == 0
+    said = json.loads(asked.stdout)["nvml"]
+    assert (said["reason"], said["driver"], said["confidential"]) == ("", "580.159.04", "off")
+    [gpu] = said["gpus"]
+    assert gpu["address"] == "0000:00:06.0"
+    assert gpu["ecc"] == {"current": True, "pending": True}
+    assert gpu["recovery"] == "none"
+    assert [each["id"] for each in gpu["mig_profiles"]] == [0, 5, 9, 14, 15, 19, 20]
+    assert gpu["mig_profiles"][2]["placements"] == [[0, 4], [4, 4]]
+
+
+def test_probe_prints_the_rest_of_a_host_with_a_lost_gpu(h100_host: Replay, tmp_path: Path) -> None:
+    h100_host.capture["gpus"][0]["get"]["nvmlDeviceGetName"] = {"error": 15}
+    file = tmp_path / "host.json"
+    asked = CliRunner().invoke(app, ["agent", "probe", "--save", str(file)])
+    assert asked.exit_code == 8
+    assert "nvml.failed" in asked.stderr
+    said = json.loads(asked.stdout)
+    assert "GPU is lost" in said["nvml"]["reason"]
+    assert said["nvml"]["gpus"] == []
+    assert any(each["address"] == "0000:00:06.0" for each in said["functions"])
+    assert CliRunner().invoke(app, ["agent", "probe", "--from", str(file)]).exit_code == 0
+
+
+def test_probe_leaves_nvml_alone_where_the_driver_holds_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def asked() -> None:
+        raise AssertionError("NVML was asked, which may load the driver")
+
+    recording = one_socket().recording()
+    monkeypatch.setattr(
+        "hostprep.probe.recording.Recorder", lambda run: Recorder(recording.root, recording.run)
+    )
+    monkeypatch.setattr("hostprep.probe.nvml.read_gpus", asked)
+    said = json.loads(CliRunner().invoke(app, ["agent", "probe"]).stdout)
+    assert said["nvml"]["reason"] == "the nvidia driver holds no function"
+    again = CliRunner().invoke(app, ["agent", "probe", "--from", recorded(tmp_path, one_socket())])
+    assert json.loads(again.stdout)["nvml"]["reason"] == "a recording holds nothing of NVML"
 
 
 def recorded(tmp_path: Path, made: Machine) -> str:
