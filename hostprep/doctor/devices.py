@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from hostprep.doctor.finding import MUST, POLICY, Look, finding
+from hostprep.doctor.finding import MUST, POLICY, Look, finding, shown
 from hostprep.doctor.kernel import cmdline_words
 from hostprep.probe.files import HostPath, listing, read_link, read_text
 from orchestrator.model import gpus
@@ -97,6 +97,7 @@ def _vfio(facts: DeviceFacts) -> tuple[Finding, ...]:
             expected="vfio refuses hosts without interrupt remapping",
             read=facts.unsafe_interrupts,
             mend="modprobe vfio_iommu_type1, and never with allow_unsafe_interrupts",
+            source="/sys/module/vfio_iommu_type1 (is the module loaded?)",
         ),
         finding(
             "K4",
@@ -106,6 +107,7 @@ def _vfio(facts: DeviceFacts) -> tuple[Finding, ...]:
             expected="no pcie_acs_override: groups as the hardware isolates",
             read=None if override is None else "none" if override else "pcie_acs_override",
             mend="take pcie_acs_override off the kernel's command line and reboot",
+            source="/proc/cmdline",
         ),
         finding(
             "K4",
@@ -115,6 +117,7 @@ def _vfio(facts: DeviceFacts) -> tuple[Finding, ...]:
             expected="relaxed_acs_check off",
             read=None if facts.relaxed_acs is None else "on" if facts.relaxed_acs else "off",
             mend="take relaxed_acs_check out of /etc/libvirt/qemu.conf and restart virtqemud",
+            source="/etc/libvirt/qemu.conf",
         ),
     )
 
@@ -142,7 +145,8 @@ def _found(facts: DeviceFacts) -> tuple[Finding, ...]:
             POLICY,
             fits,
             expected="memory and twice all BARs below what the CPUs address",
-            read=f"{memory >> 30} GiB, BARs {bars >> 30} GiB, {facts.address_bits} bits",
+            read=f"{memory >> 30} GiB, BARs {bars >> 30} GiB, "
+            + ("address bits not read" if facts.address_bits is None else f"{facts.address_bits} bits"),
             mend="give each instance fewer GPUs, or use CPUs with more physical address bits",
         ),
         finding(
@@ -171,7 +175,9 @@ def _one(facts: DeviceFacts, gpu: PciFunction) -> tuple[Finding, ...]:
             read="in no group"
             if gpu.group is None
             else f"group {gpu.group}" + (f" with {told}" if told else ""),
-            mend="move it to a slot behind a port with ACS, or switch ACS on in the firmware",
+            mend="switch the IOMMU on (K3)"
+            if gpu.group is None
+            else "move it to a slot behind a port with ACS, or switch ACS on in the firmware",
         ),
         finding(
             "K5",
@@ -188,8 +194,13 @@ def _one(facts: DeviceFacts, gpu: PciFunction) -> tuple[Finding, ...]:
             None if seen.unassigned is None else bool(gpu.bars) and not seen.unassigned,
             subject=gpu.address,
             expected="every BAR has an address",
-            read=f"without one: {list(seen.unassigned)}" if seen.unassigned else f"{len(gpu.bars)} BARs",
+            read=None
+            if seen.unassigned is None
+            else f"without one: {list(seen.unassigned)}"
+            if seen.unassigned
+            else f"{len(gpu.bars)} BARs",
             mend="switch Above 4G Decoding and Resizable BAR on in the firmware",
+            source=f"/sys/bus/pci/devices/{gpu.address}/resource",
         ),
         *_host_holds(facts, gpu, seen),
     )
@@ -198,7 +209,7 @@ def _one(facts: DeviceFacts, gpu: PciFunction) -> tuple[Finding, ...]:
 def _host_holds(facts: DeviceFacts, gpu: PciFunction, seen: GpuFacts) -> tuple[Finding, ...]:
     """What the host itself does with a GPU."""
     consoles = () if seen.framebuffers is None else seen.framebuffers
-    shown = [*consoles, *(["the firmware's console"] if gpu.boot_display else [])]
+    held = [*consoles, *(["the firmware's console"] if gpu.boot_display else [])]
     awake = (seen.d3cold_allowed == "0", seen.power_control == "on", facts.idle_d3_off in ("Y", "1"))
     unread = None in (seen.d3cold_allowed, seen.power_control)
     nodes = [each for each in facts.host.nodes if each.cpus]
@@ -206,10 +217,11 @@ def _host_holds(facts: DeviceFacts, gpu: PciFunction, seen: GpuFacts) -> tuple[F
         finding(
             "gpu.framebuffer",
             POLICY,
-            False if shown else None if seen.framebuffers is None else True,
+            False if held else None if seen.framebuffers is None else True,
             subject=gpu.address,
             expected="no console on it",
-            read=", ".join(shown) or "none",
+            read=", ".join(held) or (None if seen.framebuffers is None else "none"),
+            source="/sys/class/graphics",
             mend="boot with video=efifb:off, or make the board's own display the primary one",
         ),
         finding(
@@ -218,7 +230,7 @@ def _host_holds(facts: DeviceFacts, gpu: PciFunction, seen: GpuFacts) -> tuple[F
             True if any(awake) else None if unread else False,
             subject=gpu.address,
             expected="it never falls into D3cold",
-            read=f"d3cold_allowed {seen.d3cold_allowed}, power/control {seen.power_control}",
+            read=f"d3cold_allowed {shown(seen.d3cold_allowed)}, power/control {shown(seen.power_control)}",
             mend=f"echo 0 > /sys/bus/pci/devices/{gpu.address}/d3cold_allowed",
         ),
         finding(
@@ -236,7 +248,7 @@ def _host_holds(facts: DeviceFacts, gpu: PciFunction, seen: GpuFacts) -> tuple[F
             gpu.node >= 0 or len(nodes) < 2,
             subject=gpu.address,
             expected="its NUMA node is known",
-            read=gpu.node,
+            read=gpu.node if gpu.node >= 0 else f"unknown; nodes with CPUs: {len(nodes)}",
             mend="update the firmware; until then it is placed as near to no node",
         ),
     )

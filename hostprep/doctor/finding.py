@@ -12,7 +12,8 @@ from orchestrator.model.host import HostFacts
 
 MUST, POLICY = Severity.MUST, Severity.POLICY
 HOST = "host"
-_NOT_READ = "not read"
+#: What stands for a fact that could not be read.
+NOT_READ = "not read"
 _MAX_TEXT = 512
 
 
@@ -42,10 +43,17 @@ def finding(
     read: object,
     mend: str,
     subject: str = HOST,
+    source: str = "",
 ) -> Finding:
-    """Make a finding; what a host says is shown to people, so nothing in it steers their terminal."""
+    """Make a finding; what a host says is shown to people, so nothing in it steers their terminal.
+
+    Args:
+        source: the file or program that tells; named where nothing could be read.
+    """
     status = Status.UNKNOWN if ok is None else Status.PASS if ok else Status.FAIL
-    said = _NOT_READ if ok is None and read in (None, "") else str(read)
+    said = str(read)
+    if ok is None and read in (None, ""):
+        said = f"{NOT_READ}: {source}" if source else NOT_READ
     return Finding(id_, _clean(subject), severity, status, expected, _clean(said), "" if ok else mend)
 
 
@@ -54,6 +62,18 @@ def all_of(*answers: bool | None) -> bool | None:
     if False in answers:
         return False
     return None if None in answers else True
+
+
+def shown(fact: str | bool | None) -> str:
+    """Return a fact as people read it; one that could not be read is told as such, never as nothing."""
+    if fact is None:
+        return NOT_READ
+    return fact if isinstance(fact, str) else "on" if fact else "off"
+
+
+def no_answer(program: str) -> str:
+    """Return the source of a fact that a program tells."""
+    return f"{program} is missing or failed"
 
 
 def _clean(text: str) -> str:

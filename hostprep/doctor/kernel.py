@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from hostprep.doctor.finding import MUST, POLICY, Look, all_of, finding
+from hostprep.doctor.finding import MUST, POLICY, Look, all_of, finding, shown
 from hostprep.probe.files import HostPath, listing, read_text
 from orchestrator.model.doctor import Finding
 
@@ -18,6 +18,8 @@ _SECURE_BOOT = "sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e0
 _OFF, _ON = frozenset({"N", "0"}), frozenset({"Y", "1"})
 #: Strict translation: an unmapped page is gone at once. `DMA-FQ` flushes later, `identity` not at all.
 _STRICT = "DMA"
+#: Words of `mitigations=` that leave guests unmitigated, or all (kernel: hw-vuln/attack_vector_controls.rst).
+_UNMITIGATED = frozenset({"off", "no_guest_host", "no_guest_guest"})
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ def judge(facts: KernelFacts) -> tuple[Finding, ...]:
             POLICY,
             _smt(facts),
             expected="SMT off, or libvirt's sched_core vcpus or full",
-            read=f"SMT {facts.smt}, sched_core {facts.core_scheduling or 'none'}",
+            read=f"SMT {shown(facts.smt)}, sched_core {shown(facts.core_scheduling)}",
             mend='set sched_core = "vcpus" in /etc/libvirt/qemu.conf, restart virtqemud; or boot with nosmt',
         ),
         _iommu(facts),
@@ -110,18 +112,25 @@ def cmdline_words(text: str) -> dict[str, str]:
 
 def _mitigations(facts: KernelFacts) -> Finding:
     flaws = facts.vulnerabilities
-    open_ = sorted(name for name, said in (flaws or {}).items() if said and "Vulnerable" in said)
-    off = "mitigations" in (facts.words or {}) and "off" in (facts.words or {})["mitigations"].split(",")
+    open_ = sorted(f"{name} ({_open_part(said)})" for name, said in (flaws or {}).items() if _open_part(said))
+    words = (facts.words or {}).get("mitigations", "")
+    off = _UNMITIGATED & set(words.replace(";", ",").split(","))
     unread = not flaws or None in flaws.values() or facts.words is None
-    said = ", ".join(open_) or ("" if unread else f"{len(flaws or {})} flaws, none open")
+    said = [*open_, *([f"mitigations has {' '.join(sorted(off))}"] if off else [])]
     return finding(
         "K1",
         MUST,
         False if open_ or off else None if unread else True,
         expected="no CPU flaw is Vulnerable, mitigations not off",
-        read=said + (", mitigations=off" if off else ""),
-        mend="update the CPU's microcode and the kernel, take mitigations=off off the command line, reboot",
+        read=", ".join(said) or (None if unread else f"{len(flaws or {})} flaws, none open"),
+        mend="update microcode and kernel; boot without mitigations=off, no_guest_host or no_guest_guest",
+        source="/sys/devices/system/cpu/vulnerabilities or /proc/cmdline",
     )
+
+
+def _open_part(said: str | None) -> str:
+    """Return what the kernel calls Vulnerable in its line on one flaw, which may tell of several."""
+    return "; ".join(part.strip() for part in (said or "").split(";") if "Vulnerable" in part)
 
 
 def _smt(facts: KernelFacts) -> bool | None:
@@ -148,30 +157,37 @@ def _iommu(facts: KernelFacts) -> Finding:
         ok,
         expected=f"IOMMU groups whose domain is {_STRICT} (translated, strict)",
         read=said,
-        mend="IOMMU on in the firmware; boot with intel_iommu=on iommu.passthrough=0 iommu.strict=1",
+        mend="IOMMU on in the firmware (of a VM: its hypervisor's virtual one); "
+        "boot with intel_iommu=on iommu.passthrough=0 iommu.strict=1",
+        source="/sys/kernel/iommu_groups",
     )
 
 
 def _kvm(facts: KernelFacts) -> tuple[Finding, ...]:
     wrong = {name: value for name, value in facts.kvm.items() if value is not None and value not in _OFF}
     unread = not facts.kvm_loaded or None in facts.kvm.values()
+    said = [
+        f"{name} {shown(None)}" if value is None else f"{name}={value}"
+        for name, value in sorted(facts.kvm.items())
+    ]
+    neither = "neither kvm_intel nor kvm_amd is loaded"
     return (
         finding(
             "kvm.loaded",
             MUST,
             facts.kvm_loaded,
             expected="kvm_intel or kvm_amd is loaded",
-            read=None if facts.kvm_loaded is None else "loaded" if facts.kvm_loaded else "neither is",
-            mend="switch virtualisation on in the firmware, then: modprobe kvm_intel || modprobe kvm_amd",
+            read=None if facts.kvm_loaded is None else "loaded" if facts.kvm_loaded else neither,
+            mend="switch virtualisation on in the firmware (of a VM: nested, by its hypervisor), "
+            "then: modprobe kvm_intel || modprobe kvm_amd",
+            source="/sys/module",
         ),
         finding(
             "K6",
             MUST,
             False if wrong else None if unread else True,
             expected="nested, ignore_msrs and enable_vmware_backdoor off",
-            read=", ".join(
-                f"{name}={value}" for name, value in sorted(facts.kvm.items()) if value is not None
-            ),
+            read=", ".join(said) + (f": {neither}" if facts.kvm_loaded is False else ""),
             mend="set nested=0 for kvm_intel and kvm_amd in /etc/modprobe.d, then reload them or reboot",
         ),
     )
@@ -190,6 +206,7 @@ def _memory(facts: KernelFacts) -> tuple[Finding, ...]:
             expected="no page is shared between guests (run 0)",
             read=facts.ksm,
             mend="echo 2 > /sys/kernel/mm/ksm/run; systemctl disable --now ksm ksmtuned",
+            source="/sys/kernel/mm/ksm/run",
         ),
         finding(
             "K7",
@@ -199,6 +216,7 @@ def _memory(facts: KernelFacts) -> tuple[Finding, ...]:
             expected="no transparent huge pages for shared memory",
             read=facts.shmem_huge,
             mend="echo never > /sys/kernel/mm/transparent_hugepage/shmem_enabled",
+            source="/sys/kernel/mm/transparent_hugepage/shmem_enabled",
         ),
         finding(
             "K7",
@@ -208,6 +226,7 @@ def _memory(facts: KernelFacts) -> tuple[Finding, ...]:
             expected="no swap, or encrypted",
             read=", ".join(unsafe) or ("none in clear" if facts.swaps is not None else ""),
             mend="swapoff -a, and take swap out of /etc/fstab or put it on dm-crypt with a random key",
+            source="/proc/swaps",
         ),
         finding(
             "K7",
@@ -215,8 +234,9 @@ def _memory(facts: KernelFacts) -> tuple[Finding, ...]:
             sleeping,
             subject="hibernation",
             expected="the kernel cannot hibernate",
-            read=facts.sleep_states or "no sleep states",
+            read="no sleep states" if facts.sleep_states == "" else facts.sleep_states,
             mend="boot with nohibernate",
+            source="/sys/power/state",
         ),
     )
 
@@ -225,13 +245,14 @@ def _boot_chain(facts: KernelFacts) -> Finding:
     locked = None if facts.lockdown is None else _chosen(facts.lockdown) in ("integrity", "confidentiality")
     signed = None if facts.sig_enforce is None else facts.sig_enforce in _ON
     dma = None if facts.words is None else "disable_early_pci_dma" in facts.words.get("efi", "").split(",")
-    said = f"lockdown {facts.lockdown}, Secure Boot {facts.secure_boot}, sig_enforce {facts.sig_enforce}"
+    said = f"lockdown {shown(facts.lockdown)}, Secure Boot {shown(facts.secure_boot)}"
+    early = "off" if dma else shown(None) if dma is None else "allowed"
     return finding(
         "K8",
         POLICY,
         all_of(locked, facts.secure_boot, signed, dma),
         expected="lockdown, Secure Boot, signed modules only, no DMA before the IOMMU",
-        read=f"{said}, early PCI DMA {'off' if dma else 'allowed'}",
+        read=f"{said}, sig_enforce {shown(facts.sig_enforce)}, early PCI DMA {early}",
         mend="Secure Boot on; boot with lockdown=integrity module.sig_enforce=1 efi=disable_early_pci_dma",
     )
 

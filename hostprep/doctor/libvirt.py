@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from hostprep.doctor.finding import MUST, Look, all_of, finding
+from hostprep.doctor.finding import MUST, Look, all_of, finding, shown
 from hostprep.probe.files import HostPath, listing, names, read_link, read_text
 from hostprep.probe.keep import QEMU_CONF
 from orchestrator.model.doctor import Finding
@@ -25,6 +25,7 @@ _DEVICES = frozenset(
 _SETTING = re.compile(r"^\s*([a-z_]+)\s*=\s*(\[[^\]]*\]|\"[^\"\n]*\"|\S+)", re.MULTILINE)
 _QUOTED = re.compile(r'"([^"\n]*)"')
 _STATUS = re.compile(r"^(Uid|CapEff|NoNewPrivs|Seccomp):\s*(\S+)", re.MULTILINE)
+_MOUNTS = {None: "", True: "its own", False: "the host's"}
 _TMPFS = frozenset({"tmpfs", "ramfs"})
 _CONF = f"/{QEMU_CONF}, then restart virtqemud"
 
@@ -100,6 +101,7 @@ def judge(facts: LibvirtFacts) -> tuple[Finding, ...]:
             else f"{len(facts.listening)} ports, this one "
             + ("too" if _TCP_PORT in facts.listening else "not"),
             mend="systemctl disable --now libvirtd-tcp.socket virtproxyd-tcp.socket",
+            source="/proc/net/tcp",
         ),
         _confinement(facts),
         *_processes(facts),
@@ -121,8 +123,8 @@ def _confinement(facts: LibvirtFacts) -> Finding:
         MUST,
         all_of(active, kept),
         expected="AppArmor or SELinux in force, every guest confined",
-        read=f"AppArmor {facts.apparmor}, SELinux {facts.selinux}, security_require_confined "
-        + ("not read" if conf is None else conf.get("security_require_confined", "0")),
+        read=f"AppArmor {shown(facts.apparmor)}, SELinux {shown(facts.selinux)}, security_require_confined "
+        + shown(None if conf is None else conf.get("security_require_confined", "0")),
         mend=f"set security_require_confined = 1 in {_CONF}; boot with apparmor=1 security=apparmor",
     )
 
@@ -137,6 +139,7 @@ def _processes(facts: LibvirtFacts) -> tuple[Finding, ...]:
     running = facts.running or ()
     for each in running:
         same = [other.name for other in running if other.pid != each.pid and other.label == each.label]
+        also = f", as {', '.join(same)}" if same else ""
         confined = None if each.label is None else each.label.startswith("libvirt-") and not same
         if facts.selinux == "1" and each.label is not None:
             confined = "svirt" in each.label and not same
@@ -152,13 +155,14 @@ def _processes(facts: LibvirtFacts) -> tuple[Finding, ...]:
         restart = f"mend the settings above, then: bulkhead instance restart {each.name}"
         found += [
             finding("L2", MUST, confined, subject=each.name, expected="a label of its own",
-                    read=f"{each.label}" + (f", as {', '.join(same)}" if same else ""), mend=restart),
+                    read=each.label and f"{each.label}{also}", mend=restart,
+                    source=f"/proc/{each.pid}/attr/current"),
             finding("L3", MUST, bare, subject=each.name, expected="a uid of its own, no capability, seccomp",
-                    read=said, mend=restart),
+                    read=said, mend=restart, source=f"/proc/{each.pid}/status"),
             finding("L4", MUST, each.own_mounts, subject=each.name, expected="its own mount namespace",
-                    read="its own" if each.own_mounts else "the host's", mend=restart),
+                    read=_MOUNTS[each.own_mounts], mend=restart, source=f"/proc/{each.pid}/ns/mnt"),
             finding("L6", MUST, bounded, subject=each.name, expected="a limit on its memory",
-                    read=each.memory_max, mend=restart),
+                    read=each.memory_max, mend=restart, source=f"the memory cgroup of {each.pid}"),
         ]  # fmt: skip
     return tuple(found)
 
@@ -184,11 +188,12 @@ def _settings(facts: LibvirtFacts) -> tuple[Finding, ...]:
     clear = None if pattern is None else pattern in ("", "|/bin/false", "|/usr/bin/false")
     return (
         finding("L3", MUST, sandboxed, expected="QEMU sandboxed and not root", read=conf_read,
-                mend=f"take user and seccomp_sandbox out of {_CONF}"),
+                mend=f"take user and seccomp_sandbox out of {_CONF}", source=f"/{QEMU_CONF}"),
         finding("L4", MUST, all_of(spaces, devices), expected="mount namespaces; no extra device nodes",
-                read=conf_read, mend=f'set namespaces = [ "mount" ], no cgroup_device_acl, in {_CONF}'),
+                read=conf_read, mend=f'set namespaces = [ "mount" ], no cgroup_device_acl, in {_CONF}',
+                source=f"/{QEMU_CONF}"),
         finding("L5", MUST, all_of(dumps, clear), expected="no core dump of a guest",
-                read=f"core_pattern {pattern}; {conf_read or 'qemu.conf not read'}",
+                read=f"core_pattern {shown(pattern)}; {conf_read or 'qemu.conf not read'}",
                 mend=f"sysctl -w kernel.core_pattern='|/bin/false'; dump_guest_core, max_core 0 in {_CONF}"),
     )  # fmt: skip
 
@@ -202,14 +207,19 @@ def _places(facts: LibvirtFacts) -> tuple[Finding, ...]:
     return (
         finding("L8", MUST, None if facts.mounts is None else not on_disk, subject="tmpfs",
                 expected="libvirt's state, which holds keys of guests' secrets, on tmpfs",
-                read=", ".join(f"{path} {kind}" for path, kind in kinds.items()),
+                read=None
+                if facts.mounts is None
+                else ", ".join(f"{path} on {kind or 'something unknown'}" for path, kind in kinds.items()),
+                source="/proc/self/mounts",
                 mend="mount tmpfs on " + " and ".join(on_disk) + "; keep NVRAM elsewhere"),
         finding("L8", MUST, None if facts.secrets is None else not facts.secrets, subject="secrets",
                 expected="no secret kept on disk",
                 read=None if facts.secrets is None else f"{len(facts.secrets)} files",
-                mend="virsh secret-undefine each of virsh secret-list"),
+                mend="virsh secret-undefine each of virsh secret-list",
+                source="neither /etc/libvirt nor /var/lib/libvirt"),
         finding("L8", MUST, hidden, subject="/proc", expected="hidepid=2", read=facts.proc_options,
-                mend="mount -o remount,hidepid=2 /proc, and the same in /etc/fstab"),
+                mend="mount -o remount,hidepid=2 /proc, and the same in /etc/fstab",
+                source="/proc/self/mounts"),
     )  # fmt: skip
 
 

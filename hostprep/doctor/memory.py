@@ -28,6 +28,7 @@ class MemoryFacts:
     #: Hard limit of libvirt's daemon in bytes, `unlimited` as -1.
     locked_limit: int | None
     may_raise: bool | None
+    pid: int | None
 
 
 def read(look: Look) -> MemoryFacts:
@@ -35,13 +36,12 @@ def read(look: Look) -> MemoryFacts:
     root = look.root
     pid = next((found for path in DAEMON_PIDS if (found := _pid(look, path)) is not None), None)
     if pid is None:
-        return MemoryFacts(look.host.nodes, None, None)
+        return MemoryFacts(look.host.nodes, None, None, None)
     limits = _LOCKED.search(read_text(root / "proc" / str(pid) / "limits") or "")
     held = _CAPABILITIES.search(read_text(root / "proc" / str(pid) / "status") or "")
     hard = None if limits is None else -1 if limits[2] == "unlimited" else int(limits[2])
-    return MemoryFacts(
-        look.host.nodes, hard, None if held is None else bool(int(held[1], 16) & _SYS_RESOURCE)
-    )
+    may_raise = None if held is None else bool(int(held[1], 16) & _SYS_RESOURCE)
+    return MemoryFacts(look.host.nodes, hard, may_raise, pid)
 
 
 def judge(facts: MemoryFacts) -> tuple[Finding, ...]:
@@ -63,6 +63,7 @@ def judge(facts: MemoryFacts) -> tuple[Finding, ...]:
             expected="hugepages on some node",
             read=", ".join(f"node {node}: {mib} MiB" for node, mib in pages.items()),
             mend="boot with hugepagesz=1G hugepages=N, or write nr_hugepages below /sys/devices/system/node",
+            source="/sys/devices/system/node",
         ),
         *(
             finding(
@@ -81,8 +82,17 @@ def judge(facts: MemoryFacts) -> tuple[Finding, ...]:
             MUST,
             True if facts.may_raise else enough,
             expected="libvirt may pin a guest's memory (CAP_SYS_RESOURCE, or a limit above a node's memory)",
-            read=None if limit is None else "unlimited" if limit == -1 else f"{limit // _MIB} MiB",
+            read="CAP_SYS_RESOURCE"
+            if facts.may_raise
+            else None
+            if limit is None
+            else "unlimited"
+            if limit == -1
+            else f"{limit // _MIB} MiB",
             mend="set LimitMEMLOCK=infinity in virtqemud.service, systemctl daemon-reload, restart it",
+            source="no pid file of virtqemud or libvirtd"
+            if facts.pid is None
+            else f"/proc/{facts.pid}/limits",
         ),
     )
 

@@ -6,7 +6,7 @@ import json
 import re
 from dataclasses import dataclass
 
-from hostprep.doctor.finding import MUST, Look, all_of, finding
+from hostprep.doctor.finding import MUST, Look, all_of, finding, no_answer, shown
 from hostprep.doctor.libvirt import listening_ports
 from hostprep.probe.keep import NFT_RULESET
 from orchestrator.model.doctor import Finding
@@ -59,14 +59,23 @@ def judge(facts: NetworkFacts) -> tuple[Finding, ...]:
     dropped = None if facts.policies is None else {
         hook: "drop" in facts.policies.get(hook, ()) for hook in ("input", "forward")
     }  # fmt: skip
+    told = (facts.ovs_version, facts.fail_mode, facts.manager, facts.controller)
+    said = (
+        f"version {shown(facts.ovs_version)}",
+        f"fail mode {shown(None if facts.fail_mode is None else facts.fail_mode.strip() or 'not set')}",
+        *(
+            f"{name} {shown(None if text is None else ' '.join(text.split()) or 'none')}"
+            for name, text in (("manager", facts.manager), ("controller", facts.controller))
+        ),
+    )
     return (
         finding(
             "N1",
             MUST,
             all_of(new, quiet, *plain, secure),
             expected=f"Open vSwitch {_MIN_OVS[0]}.{_MIN_OVS[1]}+, fail mode secure, nothing in clear",
-            read=f"version {facts.ovs_version}, fail mode {(facts.fail_mode or '').strip() or None}, "
-            f"manager {(facts.manager or '').split()}, controller {(facts.controller or '').split()}",
+            read=None if all(each is None for each in told) else ", ".join(said),
+            source=no_answer("ovs-vsctl"),
             mend="ovs-vsctl del-manager, del-controller BRIDGE, set-fail-mode BRIDGE secure",
         ),
         finding(
@@ -74,8 +83,14 @@ def judge(facts: NetworkFacts) -> tuple[Finding, ...]:
             MUST,
             None if dropped is None else all(dropped.values()),
             expected="the host's firewall drops what nobody allowed, in and through",
-            read=facts.policies,
+            read=None
+            if facts.policies is None
+            else ", ".join(
+                f"{hook} {' '.join(facts.policies.get(hook, ())) or 'without a chain'}"
+                for hook in ("input", "forward")
+            ),
             mend="give nftables' input and forward chains policy drop, and allow ssh",
+            source=no_answer("nft"),
         ),
     )
 

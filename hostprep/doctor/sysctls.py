@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from hostprep.doctor.finding import MUST, POLICY, Look, finding
+from hostprep.doctor.finding import MUST, NOT_READ, POLICY, Look, finding
 from hostprep.doctor.kernel import cmdline_words
 from hostprep.probe.files import read_text
 from orchestrator.model.doctor import Finding
@@ -82,8 +82,12 @@ def judge(facts: KnobFacts) -> tuple[Finding, ...]:
             MUST,
             False if off else None if unread else True,
             expected=f"{len(SYSCTLS)} sysctls at their hardened values",
-            read=", ".join(f"{name}={value}" for name, value in off.items())
-            or ", ".join(unread)
+            read="; ".join(
+                [
+                    *([", ".join(f"{name}={value}" for name, value in off.items())] if off else []),
+                    *([f"{NOT_READ}: {', '.join(unread)}"] if unread else []),
+                ]
+            )
             or "all are",
             mend="sysctl -w " + " ".join(f"{name}={SYSCTLS[name][0]}" for name in off or wrong),
         ),
@@ -95,13 +99,15 @@ def judge(facts: KnobFacts) -> tuple[Finding, ...]:
             expected=f"{IO_URING}=2",
             read=facts.sysctls.get(IO_URING),
             mend=f"sysctl -w {IO_URING}=2, unless QEMU's disks use io_uring",
+            source="a kernel before 6.6 has no such switch",
         ),
         finding(
             "K10",
             POLICY,
             None if words is None else not missing,
             expected="hardening parameters on the kernel's command line",
-            read="missing " + " ".join(missing) if missing else "all are",
+            read=None if words is None else "missing " + " ".join(missing) if missing else "all are",
+            source="/proc/cmdline",
             mend="boot with " + " ".join(missing),
         ),
     )

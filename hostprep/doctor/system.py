@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from hostprep.doctor.finding import MUST, POLICY, Look, all_of, finding
+from hostprep.doctor.finding import MUST, POLICY, Look, all_of, finding, no_answer, shown
 from hostprep.probe.files import listing, read_text
 from hostprep.probe.keep import SSHD
 from orchestrator.model import gpus
@@ -72,13 +72,16 @@ def judge(facts: SystemFacts) -> tuple[Finding, ...]:
     return (
         finding("S1", MUST, keys_only, subject="ssh", expected="keys only",
                 read=None if ssh is None else " ".join(f"{key}={said}" for key, said in sorted(ssh.items())),
-                mend="PasswordAuthentication no, PermitRootLogin prohibit-password; systemctl reload ssh"),
+                mend="PasswordAuthentication no, PermitRootLogin prohibit-password; systemctl reload ssh",
+                source=no_answer("sshd")),
         finding("S1", MUST, None if clock not in ("yes", "no") else clock == "yes", subject="clock",
-                expected="the clock is synchronised", read=clock, mend="systemctl enable --now chrony"),
+                expected="the clock is synchronised", read=clock, mend="systemctl enable --now chrony",
+                source=no_answer("timedatectl")),
         _updates(facts),
         finding("S3", POLICY, None if facts.exposure is None else facts.exposure <= _MAX_EXPOSURE,
                 subject=UNIT, expected=f"systemd calls its exposure {_MAX_EXPOSURE} or less",
-                read=facts.exposure, mend=f"systemd-analyze security {UNIT} lists what is open"),
+                read=facts.exposure, mend=f"systemd-analyze security {UNIT} lists what is open",
+                source="no such unit, or " + no_answer("systemd-analyze")),
         *_versions(facts),
     )  # fmt: skip
 
@@ -91,15 +94,19 @@ def version(text: str | None) -> tuple[int, ...] | None:
 
 def _updates(facts: SystemFacts) -> Finding:
     newer = None
-    if facts.kernel is not None and facts.kernels is not None:
-        newer = [each for each in facts.kernels if version_key(each) > version_key(facts.kernel)]
+    # Where the running one is not installed it came from elsewhere (PXE, a hypervisor), and so will the next.
+    if facts.kernel is not None and facts.kernel in (facts.kernels or ()):
+        newer = [each for each in facts.kernels or () if version_key(each) > version_key(facts.kernel)]
+    installed = f"newer: {', '.join(newer or ()) or 'none'}"
+    if newer is None:
+        installed = "/boot not read" if facts.kernels is None else "/boot does not hold it"
     waiting = None if facts.reboot_required is None else not facts.reboot_required
     return finding(
         "S2",
         POLICY,
         all_of(waiting, None if newer is None else not newer),
         expected="no reboot waits, the newest kernel that is installed runs",
-        read=f"{facts.kernel} runs; newer: {', '.join(newer or ()) or 'none'}"
+        read=f"{shown(facts.kernel)} runs; {installed}"
         + ("; a reboot waits" if facts.reboot_required else ""),
         mend="bulkhead host drain NAME, then reboot",
     )
@@ -116,13 +123,15 @@ def _versions(facts: SystemFacts) -> tuple[Finding, ...]:
     good = None if facts.libvirt is None else facts.libvirt[:2] != _BAD_LIBVIRT
     return (
         finding("ver.qemu", POLICY, fast, expected="QEMU 10.1 or newer for BARs of 64 GiB and more",
-                read=_shown(facts.qemu), mend="update QEMU, or expect minutes for a start with such a GPU"),
+                read=_dotted(facts.qemu), mend="update QEMU, or expect minutes for a start with such a GPU",
+                source=no_answer("qemu-system-x86_64")),
         finding("ver.libvirt", POLICY, good, expected="not libvirt 12.1, which crashes with IOMMUFD",
-                read=_shown(facts.libvirt), mend="update libvirt to 12.2 or newer"),
+                read=_dotted(facts.libvirt), mend="update libvirt to 12.2 or newer",
+                source=no_answer("virsh")),
     )  # fmt: skip
 
 
-def _shown(found: tuple[int, ...] | None) -> str:
+def _dotted(found: tuple[int, ...] | None) -> str:
     return ".".join(map(str, found or ()))
 
 

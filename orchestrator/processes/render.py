@@ -76,9 +76,10 @@ def print_report(report: HostReport, *, wide: bool) -> None:
 def print_findings(findings: Sequence[Finding], *, wide: bool) -> None:
     """Write the doctor's findings to stdout: what failed and how it is mended; with `wide` every one."""
     console = Console()
-    table = Table(title="doctor", title_justify="left")
+    # Without frames and with narrow subjects, names of 36 characters (sysctls) stay whole in 80 columns.
+    table = Table(title="doctor", title_justify="left", box=None, padding=(0, 1, 0, 0))
     table.add_column("check", no_wrap=True)
-    table.add_column("of", overflow="fold")
+    table.add_column("of", overflow="fold", max_width=12 if console.width < 100 else None)
     table.add_column("is", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
     table.add_column("read", overflow="fold")
@@ -94,7 +95,9 @@ def print_findings(findings: Sequence[Finding], *, wide: bool) -> None:
         console.print(table)
     for each in shown:
         if each.status is Status.FAIL:
-            console.print(Text(f"{each.id} {each.subject}: expected {each.expected}\n  next: {each.mend}"))
+            console.print(Text(f"{each.id} {each.subject}: expected {each.expected}"))
+            # A command stays one line: whoever copies it must not get two.
+            console.print(Text(f"  next: {each.mend}"), soft_wrap=True)
     counts = Counter(each.status for each in findings)
     failed = sum(each.blocks for each in findings)
     console.print(

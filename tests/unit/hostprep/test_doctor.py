@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from hostprep.doctor import examine, run_program
+from hostprep.doctor.finding import NOT_READ
 from hostprep.probe import read_host
 from hostprep.probe.files import listing
-from hostprep.probe.recording import Recorder, Recording, decode
+from hostprep.probe.recording import Recorder, Recording, decode, load
 from orchestrator.model.doctor import CHECKS, Finding, Severity, accepting, blocking, check_accepted
 from orchestrator.model.errors import InvalidInputError
 from orchestrator.model.evidence import Status
@@ -22,6 +23,8 @@ from tests.unit.hostprep.machines import SECURE_BOOT, Machine
 from tests.unit.hostprep.shapes import SHAPES, one_socket
 
 GOLDEN = Path(__file__).parent / "golden"
+#: Recordings of real machines by name of shape: VMs with one GPU passed through, and no IOMMU of their own.
+RECORDED = {each.stem: load(each) for each in sorted((Path(__file__).parent / "recordings").glob("*.json"))}
 GPU = "0000:21:00.0"
 PCI = f"sys/bus/pci/devices/{GPU}"
 OVS = "ovs-vsctl --no-wait --timeout=5"
@@ -108,6 +111,8 @@ TURNED: list[tuple[str, Callable[[Machine], None], Key]] = [
     ("a flaw is open", put(f"{_VULNERABLE}/mds", "Vulnerable; SMT vulnerable"), ("K1", "host")),
     ("a guest may read the host", put(f"{_VULNERABLE}/itlb_multihit", "KVM: Vulnerable"), ("K1", "host")),
     ("mitigations off", word("debugfs=off", "debugfs=off mitigations=off"), ("K1", "host")),
+    ("hosts open", word("debugfs=off", "debugfs=off mitigations=auto,no_guest_host"), ("K1", "host")),
+    ("guests open", word("debugfs=off", "debugfs=off mitigations=auto;no_guest_guest"), ("K1", "host")),
     ("no core scheduling", put("etc/libvirt/qemu.conf", "security_require_confined = 1"), ("K2", "host")),
     ("an identity domain", put("sys/kernel/iommu_groups/20/type", "identity"), ("K3", "host")),
     ("a lazy domain", put("sys/kernel/iommu_groups/20/type", "DMA-FQ"), ("K3", "host")),
@@ -262,6 +267,40 @@ def test_a_host_of_which_nothing_is_known_passes_nothing() -> None:
     assert passed <= {("gpu.fabric", "host")}
 
 
+def test_what_is_unknown_says_what_could_not_be_read() -> None:
+    """Of nothing, of real machines without most of it, and of a sound one with each file away in turn."""
+    seen = [Recording(), *RECORDED.values()]
+    whole = one_socket().recording()
+    for section in ("texts", "bytes", "links", "folders", "commands"):
+        for name in getattr(whole, section):
+            if not name.startswith("sys/devices/system/cpu/cpu"):
+                less = one_socket().recording()
+                del getattr(less, section)[name]
+                seen.append(less)
+    asked = [item for recording in seen for item in ask(recording).items()]
+    dumb = {(key, each.read) for key, each in asked if "None" in each.read or each.read in ("", NOT_READ)}
+    assert dumb == set()
+
+
+@pytest.mark.parametrize("name", sorted(RECORDED))
+def test_a_vm_with_a_gpu_but_no_iommu_is_told_to_get_one(name: str) -> None:
+    found = ask(RECORDED[name])
+    assert found["K4", "0000:00:06.0"].mend == "switch the IOMMU on (K3)"
+    assert "hypervisor" in found["K3", "host"].mend
+    assert found["K1", "host"].read.startswith("spectre_v2 (BHI: Vulnerable), mitigations has no_guest_guest")
+    facts = read_host(RECORDED[name].root)
+    assert pool(facts) == ()
+    assert "no IOMMU group" in left_alone(facts)["0000:00:06.0"]
+
+
+def test_a_kernel_that_is_not_in_boot_is_not_called_the_newest() -> None:
+    made = one_socket()
+    made.take("boot/vmlinuz-6.12.48-amd64")
+    made.put("boot/vmlinuz-6.1.0-amd64", "")
+    found = ask(made.recording())["S2", "host"]
+    assert (found.status, found.read) == (Status.UNKNOWN, "6.12.48-amd64 runs; /boot does not hold it")
+
+
 def test_swap_on_dm_crypt_or_in_memory_is_fine() -> None:
     for change in (swap("/dev/dm-1", ("sys/block/dm-1/dm/uuid", "CRYPT-PLAIN-swap")), swap("/dev/zram0")):
         made = one_socket()
@@ -320,9 +359,9 @@ def test_a_check_that_there_is_not_cannot_be_accepted() -> None:
         check_accepted(("K1", "K11"))
 
 
-@pytest.mark.parametrize("name", sorted(SHAPES))
+@pytest.mark.parametrize("name", sorted([*SHAPES, *RECORDED]))
 def test_the_verdict_on_each_machine_shape(name: str) -> None:
-    recording = decode(SHAPES[name]().recording().encode())
+    recording = RECORDED.get(name) or decode(SHAPES[name]().recording().encode())
     lines = [
         f"{each.id:<16} {each.subject:<14} {each.severity:<6} {each.status:<7} {each.read}".rstrip()
         for each in ask(recording).values()

@@ -13,8 +13,7 @@ import pytest
 from hostprep.probe.nvml import Ecc, Fabric, MigProfile, NvmlGpu, NvmlInventory, RemappedRows, read_gpus
 from orchestrator.model.errors import HostError
 from tests.fixtures.nvml import capture
-from tests.fixtures.nvml.replay import CAPTURES, Replay
-from tests.fixtures.nvml.replay import load as load_whole
+from tests.fixtures.nvml.replay import CAPTURES, Replay, load
 
 Install = Callable[[dict[str, Any]], Replay]
 NOT_SUPPORTED, FUNCTION_NOT_FOUND, GPU_IS_LOST, VERSION_MISMATCH = 3, 13, 15, 25
@@ -71,13 +70,6 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Install:
         return made
 
     return put
-
-
-def load(name: str) -> dict[str, Any]:
-    said = load_whole(name)
-    for gpu in said["gpus"]:
-        gpu["fabric"] = gpu["fabric"] or {"error": NOT_SUPPORTED}
-    return said
 
 
 def expected(name: str) -> NvmlGpu:
