@@ -199,7 +199,11 @@ def _read_gpu(nvml: Any, handle: Any) -> NvmlGpu:
 
 def _recovery(nvml: Any, handle: Any) -> str | None:
     """Read it as a field, which has a return code of its own: 2 from a driver that does not know it."""
-    found = nvml.nvmlDeviceGetFieldValues(handle, [nvml.NVML_FI_DEV_GET_GPU_RECOVERY_ACTION])[0]
+    field = nvml.NVML_FI_DEV_GET_GPU_RECOVERY_ACTION
+    asked = _if_told(nvml, lambda: nvml.nvmlDeviceGetFieldValues(handle, [field]))
+    if asked is None:
+        return None
+    [found] = asked
     if found.nvmlReturn in (nvml.NVML_ERROR_NOT_SUPPORTED, nvml.NVML_ERROR_INVALID_ARGUMENT):
         return None
     if found.nvmlReturn != nvml.NVML_SUCCESS:

@@ -5,10 +5,12 @@
  * as the real library sees only the GPUs of its own driver. With one (/etc/fakenvml.conf, or $FAKENVML_CONF) it
  * reports exactly what the file says, one GPU a line:
  *
- *     0000:21:00.0 none Fake GPU            MIG: none, off or on; the rest of the line is the name
+ *     0000:21:00.0 none Fake GPU                  MIG: none, off or on; the rest of the line is the name
+ *     0000:22:00.0 off model=h200 NVIDIA H200     whose MIG profiles it has: a100-40 (as without), h100-80, h200
  *
- * It is for discovery: nothing here changes anything. MIG profiles and placements are those of an A100 with 40 GB.
- * Struct layouts and numbers follow NVML's public interface as nvidia-ml-py 13 declares them.
+ * It is for discovery: nothing here changes anything. H100 and H200 answer as driver 580 did on real ones
+ * (tests/fixtures/nvml), refusals included; the A100 follows NVIDIA's tables. Struct layouts and numbers follow NVML's
+ * public interface as nvidia-ml-py 13 declares them.
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -25,7 +27,9 @@ enum {
 enum { MAX_GPUS = 16, MIB = 1 << 20 };
 enum mig { MIG_NONE, MIG_OFF, MIG_ON };
 
+struct model;
 struct gpu {
+	const struct model *model;
 	unsigned domain, bus, device, function, pci_id;
 	enum mig mig;
 	char name[96];
@@ -44,26 +48,74 @@ struct profile_info {
 	unsigned long long memory_mib;
 	char name[96];
 };
+/* nvmlGpuInstanceProfileInfo_t, 48 bytes */
+struct profile_info_v1 {
+	unsigned id, p2p, slices, instances, multiprocessors, copy, decoders, encoders, jpegs, ofas;
+	unsigned long long memory_mib;
+};
 struct placement { unsigned start, size; };
 _Static_assert(sizeof(struct pci_info) == 68, "nvmlPciInfo_t");
 _Static_assert(sizeof(struct profile_info) == 152, "nvmlGpuInstanceProfileInfo_v2_t");
+_Static_assert(sizeof(struct profile_info_v1) == 48, "nvmlGpuInstanceProfileInfo_t");
 static const unsigned PROFILE_INFO_V2 = sizeof(struct profile_info) | 2u << 24;
 
-struct profile {
+/* What all GPUs of seven compute slices share. */
+struct shape {
 	unsigned number; /* the constant NVML_GPU_INSTANCE_PROFILE_*, not the id */
-	unsigned id, slices, instances, multiprocessors, memory_mib, size, count, starts[7];
+	unsigned id, slices, instances, size, count, starts[7];
+};
+enum { SHAPES = 7 };
+static const struct shape SHAPE[SHAPES] = {
+	{ 0x0, 19, 1, 7, 1, 7, { 0, 1, 2, 3, 4, 5, 6 } },
+	{ 0x1, 14, 2, 3, 2, 3, { 0, 2, 4 } },
+	{ 0x2, 9, 3, 2, 4, 2, { 0, 4 } },
+	{ 0x3, 5, 4, 1, 4, 1, { 0 } },
+	{ 0x4, 0, 7, 1, 8, 1, { 0 } },
+	{ 0x7, 20, 1, 1, 1, 7, { 0, 1, 2, 3, 4, 5, 6 } },
+	{ 0x9, 15, 1, 4, 2, 4, { 0, 2, 4, 6 } },
+};
+/* What differs, in the order of SHAPE. */
+struct profile {
+	unsigned memory_mib, multiprocessors, copy, decoders, jpegs, ofas;
 	const char *name;
 };
-static const struct profile PROFILES[] = {
-	{ 0x0, 19, 1, 7, 14, 4864, 1, 7, { 0, 1, 2, 3, 4, 5, 6 }, "MIG 1g.5gb" },
-	{ 0x1, 14, 2, 3, 28, 9856, 2, 3, { 0, 2, 4 }, "MIG 2g.10gb" },
-	{ 0x2, 9, 3, 2, 42, 19968, 4, 2, { 0, 4 }, "MIG 3g.20gb" },
-	{ 0x3, 5, 4, 1, 56, 19968, 4, 1, { 0 }, "MIG 4g.20gb" },
-	{ 0x4, 0, 7, 1, 98, 40192, 8, 1, { 0 }, "MIG 7g.40gb" },
-	{ 0x7, 20, 1, 1, 14, 4864, 1, 7, { 0, 1, 2, 3, 4, 5, 6 }, "MIG 1g.5gb+me" },
-	{ 0x9, 15, 1, 4, 14, 9856, 2, 4, { 0, 2, 4, 6 }, "MIG 1g.10gb" },
+struct model {
+	const char *name;
+	unsigned memory_mib;
+	struct profile profiles[SHAPES];
 };
-enum { PROFILE_NUMBERS = 0x12, PROFILE_COUNT = sizeof(PROFILES) / sizeof(PROFILES[0]) };
+static const struct model MODELS[] = {
+	{ "a100-40", 40960, {
+		{ 4864, 14, 1, 0, 0, 0, "MIG 1g.5gb" },
+		{ 9856, 28, 2, 1, 0, 0, "MIG 2g.10gb" },
+		{ 19968, 42, 3, 2, 0, 0, "MIG 3g.20gb" },
+		{ 19968, 56, 4, 2, 0, 0, "MIG 4g.20gb" },
+		{ 40192, 98, 7, 5, 1, 1, "MIG 7g.40gb" },
+		{ 4864, 14, 1, 1, 1, 1, "MIG 1g.5gb+me" },
+		{ 9856, 14, 1, 1, 0, 0, "MIG 1g.10gb" } } },
+	{ "h100-80", 81559, {
+		{ 9984, 16, 1, 1, 1, 0, "MIG 1g.10gb" },
+		{ 20096, 32, 2, 2, 2, 0, "MIG 2g.20gb" },
+		{ 40448, 60, 3, 3, 3, 0, "MIG 3g.40gb" },
+		{ 40448, 64, 4, 4, 4, 0, "MIG 4g.40gb" },
+		{ 81152, 132, 8, 7, 7, 1, "MIG 7g.80gb" },
+		{ 9984, 16, 1, 1, 1, 1, "MIG 1g.10gb+me" },
+		{ 20096, 26, 1, 1, 1, 0, "MIG 1g.20gb" } } },
+	{ "h200", 143771, {
+		{ 16384, 16, 1, 1, 1, 0, "MIG 1g.18gb" },
+		{ 33280, 32, 2, 2, 2, 0, "MIG 2g.35gb" },
+		{ 71424, 60, 3, 3, 3, 0, "MIG 3g.71gb" },
+		{ 71424, 64, 4, 4, 4, 0, "MIG 4g.71gb" },
+		{ 143360, 132, 8, 7, 7, 1, "MIG 7g.141gb" },
+		{ 16384, 16, 1, 1, 1, 1, "MIG 1g.18gb+me" },
+		{ 33280, 26, 1, 1, 1, 0, "MIG 1g.35gb" } } },
+};
+enum { MODEL_COUNT = sizeof(MODELS) / sizeof(MODELS[0]) };
+/* Driver 580 knows constants up to 0x10; newer bindings have more. */
+enum { PROFILE_NUMBERS = 0x11 };
+/* Ids of other GPUs' profiles: those it refuses, and those it answers with no place and no capacity. */
+static const unsigned char REFUSED[] = { 6, 10, 21 };
+static const unsigned char EMPTY[] = { 32, 35, 38, 47, 48, 64, 65, 66, 67, 72, 73 };
 
 static struct gpu gpus[MAX_GPUS];
 static unsigned gpu_count;
@@ -107,7 +159,18 @@ static void read_config(FILE *stream)
 			continue; /* an empty line or a comment */
 		gpu.mig = strcmp(mode, "on") == 0 ? MIG_ON : strcmp(mode, "off") == 0 ? MIG_OFF : MIG_NONE;
 		line[strcspn(line, "\n")] = '\0';
-		snprintf(gpu.name, sizeof(gpu.name), "%.95s", line + used + more);
+		gpu.model = &MODELS[0];
+		const char *name = line + used + more;
+		for (unsigned i = 0; i < MODEL_COUNT; i++) {
+			char word[32];
+			size_t length = (size_t)snprintf(word, sizeof(word), "model=%s ", MODELS[i].name);
+			if (strncmp(name, word, length) == 0) {
+				gpu.model = &MODELS[i];
+				name += length;
+				break;
+			}
+		}
+		snprintf(gpu.name, sizeof(gpu.name), "%.95s", name);
 		add(&gpu);
 	}
 }
@@ -133,7 +196,7 @@ static void read_sysfs(void)
 	int count = scandir(BUS, &names, NULL, alphasort);
 	for (int i = 0; i < count; i++) {
 		char folder[320];
-		struct gpu gpu = { .pci_id = 0x11111234, .name = "Bochs display stand-in" };
+		struct gpu gpu = { .model = &MODELS[0], .pci_id = 0x11111234, .name = "Bochs display stand-in" };
 		snprintf(folder, sizeof(folder), "%s/%s", BUS, names[i]->d_name);
 		if (parse_address(names[i]->d_name, &gpu) != 0 && is_stand_in(folder))
 			add(&gpu);
@@ -302,7 +365,7 @@ int nvmlDeviceGetMemoryInfo(const struct gpu *gpu, struct memory *memory)
 	int bad = check(gpu, memory);
 	if (bad != SUCCESS)
 		return bad;
-	memory->total = gpu->mig == MIG_NONE ? 16ull * MIB : 40960ull * MIB;
+	memory->total = gpu->mig == MIG_NONE ? 16ull * MIB : (unsigned long long)gpu->model->memory_mib * MIB;
 	memory->used = 0;
 	memory->free = memory->total;
 	return SUCCESS;
@@ -319,49 +382,97 @@ int nvmlDeviceGetMigMode(const struct gpu *gpu, unsigned *current, unsigned *pen
 	return SUCCESS;
 }
 
+static int find_by_number(const struct gpu *gpu, unsigned number, unsigned *index)
+{
+	if (number >= PROFILE_NUMBERS)
+		return INVALID_ARGUMENT;
+	for (*index = 0; gpu->mig != MIG_NONE && *index < SHAPES; (*index)++)
+		if (SHAPE[*index].number == number)
+			return SUCCESS;
+	return NOT_SUPPORTED;
+}
+
+/* SUCCESS with an index of SHAPES is an id without place or capacity. */
+static int find_by_id(const struct gpu *gpu, unsigned id, unsigned *index)
+{
+	if (gpu->mig == MIG_NONE)
+		return NOT_SUPPORTED;
+	for (*index = 0; *index < SHAPES; (*index)++)
+		if (SHAPE[*index].id == id)
+			return SUCCESS;
+	if (id <= 0xff && memchr(REFUSED, (int)id, sizeof(REFUSED)) != NULL)
+		return NOT_SUPPORTED;
+	return id <= 0xff && memchr(EMPTY, (int)id, sizeof(EMPTY)) != NULL ? SUCCESS : INVALID_ARGUMENT;
+}
+
+int nvmlDeviceGetGpuInstanceProfileInfo(const struct gpu *gpu, unsigned number, struct profile_info_v1 *info)
+{
+	unsigned index;
+	int bad = check(gpu, info);
+	if (bad == SUCCESS)
+		bad = find_by_number(gpu, number, &index);
+	if (bad != SUCCESS)
+		return bad;
+	const struct shape *shape = &SHAPE[index];
+	const struct profile *found = &gpu->model->profiles[index];
+	*info = (struct profile_info_v1){
+		.id = shape->id, .slices = shape->slices, .instances = shape->instances,
+		.multiprocessors = found->multiprocessors, .copy = found->copy, .decoders = found->decoders,
+		.jpegs = found->jpegs, .ofas = found->ofas, .memory_mib = found->memory_mib,
+	};
+	return SUCCESS;
+}
+
+/* The real one leaves 0 in `version`: a struct that is used again without setting it is refused. */
 int nvmlDeviceGetGpuInstanceProfileInfoV(const struct gpu *gpu, unsigned number, struct profile_info *info)
 {
+	struct profile_info_v1 first;
+	unsigned index = 0;
 	int bad = check(gpu, info);
 	if (bad != SUCCESS)
 		return bad;
 	if (info->version != PROFILE_INFO_V2)
 		return ARGUMENT_VERSION_MISMATCH;
-	if (number >= PROFILE_NUMBERS)
-		return INVALID_ARGUMENT;
-	for (unsigned i = 0; gpu->mig != MIG_NONE && i < PROFILE_COUNT; i++) {
-		const struct profile *found = &PROFILES[i];
-		if (found->number != number)
-			continue;
-		memset(info, 0, sizeof(*info));
-		info->version = PROFILE_INFO_V2;
-		info->id = found->id;
-		info->slices = found->slices;
-		info->instances = found->instances;
-		info->multiprocessors = found->multiprocessors;
-		info->copy = found->slices;
-		info->memory_mib = found->memory_mib;
-		snprintf(info->name, sizeof(info->name), "%s", found->name);
-		return SUCCESS;
-	}
-	return NOT_SUPPORTED;
+	bad = find_by_number(gpu, number, &index);
+	if (bad == SUCCESS)
+		bad = nvmlDeviceGetGpuInstanceProfileInfo(gpu, number, &first);
+	if (bad != SUCCESS)
+		return bad;
+	*info = (struct profile_info){
+		.id = first.id, .slices = first.slices, .instances = first.instances,
+		.multiprocessors = first.multiprocessors, .copy = first.copy, .decoders = first.decoders,
+		.jpegs = first.jpegs, .ofas = first.ofas, .memory_mib = first.memory_mib,
+	};
+	snprintf(info->name, sizeof(info->name), "%s", gpu->model->profiles[index].name);
+	return SUCCESS;
 }
 
 int nvmlDeviceGetGpuInstancePossiblePlacements_v2(const struct gpu *gpu, unsigned id, struct placement *out,
 						  unsigned *count)
 {
+	unsigned index;
 	int bad = check(gpu, count);
+	if (bad == SUCCESS)
+		bad = find_by_id(gpu, id, &index);
 	if (bad != SUCCESS)
 		return bad;
-	for (unsigned i = 0; gpu->mig != MIG_NONE && i < PROFILE_COUNT; i++) {
-		const struct profile *found = &PROFILES[i];
-		if (found->id != id)
-			continue;
-		if (out != NULL && *count < found->count)
-			return INSUFFICIENT_SIZE;
-		for (unsigned n = 0; out != NULL && n < found->count; n++)
-			out[n] = (struct placement){ found->starts[n], found->size };
-		*count = found->count;
-		return SUCCESS;
-	}
-	return NOT_SUPPORTED;
+	unsigned wanted = index < SHAPES ? SHAPE[index].count : 0;
+	if (out != NULL && *count < wanted)
+		return INSUFFICIENT_SIZE;
+	for (unsigned n = 0; out != NULL && n < wanted; n++)
+		out[n] = (struct placement){ SHAPE[index].starts[n], SHAPE[index].size };
+	*count = wanted;
+	return SUCCESS;
+}
+
+/* Nothing is ever made here, so all of it is left. */
+int nvmlDeviceGetGpuInstanceRemainingCapacity(const struct gpu *gpu, unsigned id, unsigned *count)
+{
+	unsigned index;
+	int bad = check(gpu, count);
+	if (bad == SUCCESS)
+		bad = find_by_id(gpu, id, &index);
+	if (bad == SUCCESS)
+		*count = index < SHAPES ? SHAPE[index].instances : 0;
+	return bad;
 }
