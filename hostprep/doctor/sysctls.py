@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from hostprep.doctor.finding import MUST, NOT_READ, POLICY, Look, finding
 from hostprep.doctor.kernel import cmdline_words
-from hostprep.probe.files import read_text
+from hostprep.probe.files import HostPath, listing, read_text
 from orchestrator.model.doctor import Finding
 
 #: Values that pass, the one to set first. Debian's kernel knows 3 of perf_event_paranoid, Ubuntu's 4.
@@ -30,6 +30,8 @@ SYSCTLS: Mapping[str, tuple[str, ...]] = {
     "net.ipv4.tcp_syncookies": ("1",),
     "vm.unprivileged_userfaultfd": ("0",),
 }
+#: A kernel that lists none of these was built without kexec, without SysRq: nothing is left to switch off.
+ABSENT_IS_OFF = frozenset({"kernel.kexec_load_disabled", "kernel.sysrq"})
 #: QEMU may use io_uring for disks; where it does, this one is not set.
 IO_URING = "kernel.io_uring_disabled"
 PARAMETERS: Mapping[str, str] = {
@@ -58,9 +60,19 @@ def read(look: Look) -> KnobFacts:
     folder = look.root / "proc/sys"
     cmdline = read_text(look.root / "proc/cmdline")
     return KnobFacts(
-        {name: read_text(folder / name.replace(".", "/")) for name in (*SYSCTLS, IO_URING)},
+        {name: _read(folder, name) for name in (*SYSCTLS, IO_URING)},
         None if cmdline is None else cmdline_words(cmdline),
     )
+
+
+def _read(folder: HostPath, name: str) -> str | None:
+    """Return the value; the hardened one where a listing shows that there is nothing to switch off."""
+    text = read_text(folder / name.replace(".", "/"))
+    if text is None and name in ABSENT_IS_OFF:
+        above, _, last = name.rpartition(".")
+        found = listing(folder / above.replace(".", "/"))
+        return SYSCTLS[name][0] if found is not None and last not in found else None
+    return text
 
 
 def judge(facts: KnobFacts) -> tuple[Finding, ...]:

@@ -293,6 +293,35 @@ def test_a_vm_with_a_gpu_but_no_iommu_is_told_to_get_one(name: str) -> None:
     assert "no IOMMU group" in left_alone(facts)["0000:00:06.0"]
 
 
+@pytest.mark.parametrize("name", ["kexec_load_disabled", "sysrq"])
+def test_a_kernel_built_without_it_needs_no_switch_for_it(name: str) -> None:
+    made = one_socket()
+    made.take(f"proc/sys/kernel/{name}")
+    assert ask(made.recording())["K9", "host"].status is Status.PASS
+    unlisted = made.recording()
+    del unlisted.folders["proc/sys/kernel"]
+    found = ask(unlisted)["K9", "host"]
+    assert (found.status, found.read) == (Status.UNKNOWN, f"not read: kernel.{name}")
+    other = one_socket()
+    other.take("proc/sys/kernel/dmesg_restrict")
+    assert ask(other.recording())["K9", "host"].status is Status.UNKNOWN
+
+
+@pytest.mark.parametrize(
+    ("name", "device", "memory"), [("h100-vm", "2330", 128 << 30), ("h200-vm", "2335", 256 << 30)]
+)
+def test_what_the_probe_makes_of_a_real_machine(name: str, device: str, memory: int) -> None:
+    facts = read_host(RECORDED[name].root)
+    gpu = facts.function("0000:00:06.0")
+    assert gpu is not None
+    assert (gpu.device, gpu.class_code, gpu.driver, gpu.group) == (device, "030200", "nvidia", None)
+    assert gpu.bars == {0: 16 << 20, 2: memory, 4: 32 << 20}
+    assert gpu.serial == "00-00-00-00-00-00-00-01"
+    assert gpu.reset_methods == ("flr",)
+    assert (len(facts.cpus), len(facts.nodes), len(facts.functions)) == (16, 1, 7)
+    assert facts.boot_id == "00000000-0000-4000-8000-000000000000"
+
+
 def test_a_kernel_that_is_not_in_boot_is_not_called_the_newest() -> None:
     made = one_socket()
     made.take("boot/vmlinuz-6.12.48-amd64")
