@@ -19,12 +19,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api import agent_streams
 from api.peer import PEER
-from orchestrator.controller import assignments, enrolment, host_errors, reports, user_data
+from orchestrator.controller import assignments, doctor, enrolment, host_errors, reports, user_data
 from orchestrator.controller.authority import Authority
 from orchestrator.controller.bell import CLOSING
 from orchestrator.controller.control import Control
 from orchestrator.model.actor import Actor
 from orchestrator.model.assignment import Assignment
+from orchestrator.model.doctor_message import MAX_DOCTOR_BYTES, parse_doctor
 from orchestrator.model.errors import BulkheadError, KeysError, TooLargeError, UnauthenticatedError
 from orchestrator.model.protocol import (
     MAX_REPORT_BYTES,
@@ -34,6 +35,7 @@ from orchestrator.model.protocol import (
     PROTOCOL_VERSION,
     AssignmentAnswer,
     Heartbeat,
+    HeartbeatAnswer,
     KeyAnswer,
     KeyRequest,
     RenewAnswer,
@@ -125,11 +127,32 @@ class _Doors:
         self._heartbeats.heard(actor.id)
 
     async def heartbeat(self, request: Request) -> Response:
-        """Note that a host lives."""
+        """Note that a host lives; answer only when there is something to ask of it.
+
+        Agents before the doctor read no answer here.
+        """
         parse_message(Heartbeat, await _body(request))
-        actor = await run_in_threadpool(self._who, request)
+        asked = await run_in_threadpool(self._beat, request)
+        return _answer(HeartbeatAnswer(doctor=True)) if asked else _said(b"", 204)
+
+    def _beat(self, request: Request) -> bool:
+        actor = self._who(request)
         self._heartbeats.heard(actor.id)
+        with self._control.store.reading() as tx:
+            return doctor.is_asked(tx, actor.id)
+
+    async def doctor(self, request: Request) -> Response:
+        """Take in what a host's doctor found."""
+        raw = await _body(request, MAX_DOCTOR_BYTES)
+        await run_in_threadpool(self._examined, request, raw)
         return _said(b"", 204)
+
+    def _examined(self, request: Request, raw: bytes) -> None:
+        actor = self._who(request)
+        found = parse_doctor(raw)
+        with self._control.store.unit_of_work(actor) as tx:
+            doctor.taken_in(tx, actor.id, found)
+        self._heartbeats.heard(actor.id)
 
     async def keys(self, request: Request) -> Response:
         """Hand out the key of a volume that is assigned to the host now."""
@@ -215,6 +238,7 @@ def agents_app(
     for path, door in (
         ("report", doors.report),
         ("heartbeat", doors.heartbeat),
+        ("doctor", doors.doctor),
         ("keys", doors.keys),
         ("certificate", doors.certificate),
     ):

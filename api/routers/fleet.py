@@ -14,6 +14,7 @@ from api.schemas.fleet import (
     DrainIn,
     GpuOut,
     HostDetailOut,
+    HostDoctorOut,
     HostEvidenceOut,
     HostIn,
     HostMadeOut,
@@ -21,7 +22,7 @@ from api.schemas.fleet import (
     RemoveStrayIn,
 )
 from api.schemas.work import OperationOut, RequestOut
-from orchestrator.controller import drain, gpus, hosts, strays
+from orchestrator.controller import doctor, drain, gpus, hosts, strays
 from orchestrator.controller.caller import Caller
 from orchestrator.model.operation import Operation
 from orchestrator.model.states import GpuState, HostState, RequestState
@@ -75,6 +76,29 @@ def get_host(ask: Looking, host: Reference) -> HostDetailOut:
 def get_host_evidence(ask: Looking, host: Reference) -> HostEvidenceOut:
     """Show what a host checked of itself as a whole last; each instance has evidence of its own."""
     return ask.look(lambda tx, _caller: HostEvidenceOut.of(hosts.get(tx, host)))
+
+
+@router.get("/hosts/{host}/doctor", operation_id="get_host_doctor")
+def get_host_doctor(ask: Looking, host: Reference) -> HostDoctorOut:
+    """Show what a host's doctor found last: every check, what it read, and what mends it."""
+
+    def work(tx: Reader, _caller: Caller) -> HostDoctorOut:
+        found = hosts.get(tx, host)
+        return HostDoctorOut.of(found, doctor.last(tx, found))
+
+    return ask.look(work)
+
+
+@router.post("/hosts/{host}/actions/examine", operation_id="examine_host")
+def examine_host(ask: Changing, host: Reference) -> HostDoctorOut:
+    """Have a host's doctor look at once; `asked_at` is null again as soon as it has."""
+
+    def work(tx: UnitOfWork, _caller: Caller) -> HostDoctorOut:
+        doctor.ask(tx, hosts.get(tx, host, lock=True))
+        found = hosts.get(tx, host)
+        return HostDoctorOut.of(found, doctor.last(tx, found))
+
+    return ask.change(work)
 
 
 @router.delete("/hosts/{host}", operation_id="delete_host", status_code=204)

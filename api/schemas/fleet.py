@@ -8,8 +8,10 @@ from typing import Annotated, Any
 from pydantic import Field, StringConstraints
 
 from api.schemas.common import ErrorOut, In, Name, Out, Reason, Reference, Whole, at, maybe_at
+from orchestrator.controller.doctor import Kept
 from orchestrator.controller.hosts import JoinToken
 from orchestrator.model.fleet import FleetHost, GpuRecord
+from orchestrator.model.states import HostState
 
 
 class HostIn(In):
@@ -54,8 +56,27 @@ class StrayOut(Out):
     id: str
 
 
+class DoctorOut(Out):
+    """What a host's doctor said last, in short.
+
+    Ids of must checks stand in `failed` and `unknown` (no answer; never a pass), of others that did not pass
+    in `warned`, and of those that did not pass and that the host's operator accepted in `lived_with`.
+    `accepted` is what its agent's settings accept; `*` is everything.
+    """
+
+    checked_at: str
+    changed_at: str
+    agent_version: str
+    failed: list[str]
+    unknown: list[str]
+    warned: list[str]
+    lived_with: list[str]
+    accepted: list[str]
+    counts: dict[str, int]
+
+
 class HostOut(Out):
-    """A host."""
+    """A host. `cordoned_by` is `operator` or `doctor` while it is cordoned; `doctor` null until it spoke."""
 
     id: str
     name: str
@@ -71,6 +92,8 @@ class HostOut(Out):
     used_disk_gib: int
     error: ErrorOut | None
     failed_checks: int | None
+    doctor: DoctorOut | None
+    cordoned_by: str | None
     drain: DrainOut | None
     strays: list[StrayOut]
     created_at: str
@@ -134,6 +157,47 @@ class HostEvidenceOut(Out):
         )
 
 
+class FindingOut(Out):
+    """One finding of a host's doctor; an `accepted` one did not pass, and its operator lives with it."""
+
+    id: str
+    subject: str
+    severity: str
+    status: str
+    accepted: bool
+    expected: str
+    read: str
+    mend: str
+
+
+class HostDoctorOut(Out):
+    """Everything that a host's doctor found last; nulls until it spoke.
+
+    `asked_at` is set while somebody waits for it to look again.
+    """
+
+    host_id: str
+    host_name: str
+    boot_id: str | None
+    asked_at: str | None
+    summary: DoctorOut | None
+    passes_left_out: int
+    findings: list[FindingOut] | None
+
+    @classmethod
+    def of(cls, host: FleetHost, kept: Kept | None) -> HostDoctorOut:
+        """From its values."""
+        return cls(
+            host_id=host.id,
+            host_name=host.name,
+            boot_id=None if kept is None else kept.boot_id,
+            asked_at=maybe_at(host.doctor_asked_ms),
+            summary=None if host.doctor is None else _doctor(host.doctor),
+            passes_left_out=0 if kept is None else kept.passes_left_out,
+            findings=None if kept is None else [FindingOut(**each) for each in kept.findings],
+        )
+
+
 class GpuOut(Out):
     """A GPU of the pool."""
 
@@ -191,12 +255,25 @@ def _host(host: FleetHost) -> dict[str, Any]:
         "used_disk_gib": host.used_disk_gib,
         "error": ErrorOut.of(host.error),
         "failed_checks": None if host.evidence is None else len(host.failed_checks),
+        "doctor": None if host.doctor is None else _doctor(host.doctor),
+        "cordoned_by": host.cordoned_by or None if host.state is HostState.CORDONED else None,
         "drain": None if host.drain is None else _drain(host.drain),
         "strays": [StrayOut(kind=each["kind"], id=each["id"]) for each in host.strays],
         "created_at": at(host.created_ms),
         "reported_at": maybe_at(host.reported_ms),
         "heard_at": maybe_at(host.heard_ms),
     }
+
+
+def _doctor(said: Mapping[str, Any]) -> DoctorOut:
+    listed = ("failed", "unknown", "warned", "lived_with", "accepted")
+    return DoctorOut(
+        checked_at=at(said["checked_ms"]),
+        changed_at=at(said["changed_ms"]),
+        agent_version=said["agent_version"],
+        counts=dict(said["counts"]),
+        **{name: list(said[name]) for name in listed},
+    )
 
 
 def _drain(drain: Mapping[str, Any]) -> DrainOut:

@@ -124,6 +124,8 @@ ACTIONS: Mapping[str, Action] = {
     "create_host": _fleet_change("host.create"),
     "get_host": _fleet_read("host.get"),
     "get_host_evidence": _fleet_read("host.evidence"),
+    "get_host_doctor": _fleet_read("host.doctor"),
+    "examine_host": _fleet_change("host.ask_doctor"),
     "delete_host": _fleet_change("host.delete"),
     "cordon_host": _fleet_change("host.cordon"),
     "uncordon_host": _fleet_change("host.uncordon"),

@@ -9,6 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from orchestrator.cli import doctor
 from orchestrator.model.cpus import format_cpu_list
 from orchestrator.model.gpus import looks_like_gpu
 
@@ -19,7 +20,8 @@ _MIB_KIB, _GIB_KIB = 1024, 1024 * 1024
 
 def summary(host: Mapping[str, Any]) -> dict[str, Any]:
     """Return a host of the API with its strays and facts in a few lines. Cost: linear in the facts."""
-    found = {name: value for name, value in host.items() if name not in ("strays", "facts")}
+    found = {name: value for name, value in host.items() if name not in ("strays", "facts", "doctor")}
+    found["doctor"] = doctor.line(host.get("doctor"))
     found["strays"] = _strays(host.get("strays") or [])
     facts = host.get("facts")
     if facts is None:

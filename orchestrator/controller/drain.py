@@ -70,7 +70,13 @@ def begin(
     tx.execute(
         update(_HOSTS)
         .where(_HOSTS.c.id == host.id)
-        .values(state=HostState.DRAINING, reason=reason, drain=drain, generation=_HOSTS.c.generation + 1)
+        .values(
+            state=HostState.DRAINING,
+            reason=reason,
+            drain=drain,
+            cordoned_by="",
+            generation=_HOSTS.c.generation + 1,
+        )
     )
     tx.record(
         "host.drain",

@@ -74,16 +74,30 @@ def enrol(tx: UnitOfWork, authority: Authority, token: str, csr_pem: str) -> Enr
     if used is None:
         raise _refused()
     revoked = revoke(tx, row.host_id)
-    tx.execute(
-        update(_HOSTS)
-        .where(_HOSTS.c.id == row.host_id, _HOSTS.c.state == HostState.FENCED)
-        .values(state=HostState.ENROLLING, reason="", generation=_HOSTS.c.generation + 1)
-    )
+    begin_anew(tx, row.host_id)
     certificate = _sign(tx, authority, row.host_id, csr_pem)
     details = {"join_token": row.id, "certificates_revoked": revoked}
     tx.record("host.enrol", ("host", row.host_id), tenant=None, details=details)
     deployment = tx.scalar(select(_DEPLOYMENT.c.id))
     return Enrolled(row.host_id, str(deployment), certificate)
+
+
+def begin_anew(tx: UnitOfWork, host_id: str) -> None:
+    """Let a fenced host come in again, perhaps as another machine: what its doctor said counts for nothing.
+
+    The caller records it.
+    """
+    tx.execute(
+        update(_HOSTS)
+        .where(_HOSTS.c.id == host_id, _HOSTS.c.state == HostState.FENCED)
+        .values(
+            state=HostState.ENROLLING,
+            reason="",
+            doctor=None,
+            doctor_asked_ms=None,
+            generation=_HOSTS.c.generation + 1,
+        )
+    )
 
 
 def renew(tx: UnitOfWork, authority: Authority, host_id: str, csr_pem: str) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from sqlalchemy import func, select, update
 from sqlalchemy.exc import IntegrityError
 
-from orchestrator.controller import enrolment, operations
+from orchestrator.controller import doctor, enrolment, operations
 from orchestrator.controller.caller import Caller, unknown
 from orchestrator.model.errors import ConflictError, ForbiddenError
 from orchestrator.model.fleet import FleetHost
@@ -119,15 +119,18 @@ def change_state(tx: UnitOfWork, reference: str, verb: str, reason: str) -> Flee
 
     Raises:
         NotFoundError: `host.unknown`.
-        ConflictError: `host.state`.
+        ConflictError: `host.state`, `host.doctor_failed`.
     """
     host = get(tx, reference, lock=True)
     before, after = _VERBS[verb]
-    if host.state not in before:
+    taken_over = verb == "cordon" and host.state is _H.CORDONED and host.cordoned_by == doctor.DOCTOR
+    if host.state not in before and not taken_over:
         hint = "cordon it first" if verb == "fence" and host.state is HostState.READY else None
         raise ConflictError(
             "host.state", f"{host.name} is {host.state.value}; it cannot be {_PAST[verb]}", hint=hint
         )
+    if verb == "uncordon":
+        doctor.check_uncordon(host)
     if host.drain is not None:
         why = {"code": "host.drain_ended", "message": f"the host was {_PAST[verb]}", "retryable": False}
         operations.cancelled(tx, host.drain["operation_id"], why)
@@ -145,7 +148,13 @@ def _set_state(tx: UnitOfWork, host: FleetHost, state: HostState, reason: str) -
     tx.execute(
         update(_HOSTS)
         .where(_HOSTS.c.id == host.id)
-        .values(state=state, reason=reason, drain=None, generation=_HOSTS.c.generation + 1)
+        .values(
+            state=state,
+            reason=reason,
+            drain=None,
+            cordoned_by=doctor.OPERATOR if state is HostState.CORDONED else "",
+            generation=_HOSTS.c.generation + 1,
+        )
     )
     tx.wake("scheduler")
 
@@ -175,9 +184,11 @@ def forget(tx: UnitOfWork, host: FleetHost) -> None:
     from sqlalchemy import delete
 
     from orchestrator.store.tables.consoles import StreamOrderRow
-    from orchestrator.store.tables.fleet import GpuRow, HostMemoryRow, RemovalRow
+    from orchestrator.store.tables.fleet import GpuRow, HostDoctorRow, HostMemoryRow, RemovalRow
 
-    rows = (GpuRow, HostMemoryRow, RemovalRow, JoinTokenRow, HostCertificateRow, StreamOrderRow)
+    rows = (
+        GpuRow, HostDoctorRow, HostMemoryRow, RemovalRow, JoinTokenRow, HostCertificateRow, StreamOrderRow,
+    )  # fmt: skip
     for row in rows:
         table = table_of(row)
         tx.execute(delete(table).where(table.c.host_id == host.id))

@@ -17,6 +17,7 @@ from sqlalchemy import select, update
 from orchestrator.controller import (
     cleaning,
     deployment,
+    doctor,
     generations,
     host_errors,
     inventory,
@@ -106,7 +107,7 @@ def _host(tx: UnitOfWork, host: FleetHost, said: Said) -> None:
     if said.agent_version != host.agent_version:
         changes["agent_version"] = said.agent_version
     if host.state in (HostState.ENROLLING, HostState.UNREACHABLE) and said.refusal is None:
-        changes |= {"state": HostState.READY, "reason": ""}
+        changes |= doctor.on_arrival(host.doctor, first=host.state is HostState.ENROLLING)
     if not changes:
         return
     tx.execute(

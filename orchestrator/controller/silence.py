@@ -13,12 +13,13 @@ from typing import Any, Protocol
 
 from sqlalchemy import or_, select, update
 
+from orchestrator.controller import doctor
 from orchestrator.model.actor import CONTROLLER
 from orchestrator.model.states import HostState
 from orchestrator.store.clock import database_now_ms
 from orchestrator.store.store import Store
 from orchestrator.store.tables.fleet import HostRow
-from orchestrator.store.unit_of_work import table_of
+from orchestrator.store.unit_of_work import UnitOfWork, table_of
 
 _HOSTS = table_of(HostRow)
 _WRITE_S = 60.0
@@ -86,34 +87,35 @@ class Watch:
 
     def _give_up(self, row: Any, now_ms: int, long_ago_ms: int) -> None:
         since = "ever" if row.heard_ms is None else f"for {(now_ms - row.heard_ms) // 1000} s"
-        self._move(
-            row.id,
-            HostState.READY,
-            HostState.UNREACHABLE,
-            f"no controller has heard it {since}; its instances are left alone",
-            # Somebody may have heard it since we looked.
-            or_(_HOSTS.c.heard_ms.is_(None), _HOSTS.c.heard_ms < long_ago_ms),
-        )
+        reason = f"no controller has heard it {since}; its instances are left alone"
+        # Somebody may have heard it since we looked.
+        still = or_(_HOSTS.c.heard_ms.is_(None), _HOSTS.c.heard_ms < long_ago_ms)
+        lost = {"state": HostState.UNREACHABLE, "reason": reason}
+        with self._store.unit_of_work(CONTROLLER) as tx:
+            _move(tx, row.id, HostState.READY, lost, still)
 
     def _call_back(self, host_id: str) -> None:
-        self._move(host_id, HostState.UNREACHABLE, HostState.READY, "")
-
-    def _move(self, host_id: str, before: HostState, after: HostState, reason: str, *more: Any) -> None:
         with self._store.unit_of_work(CONTROLLER) as tx:
-            moved = tx.execute(
-                update(_HOSTS)
-                .where(_HOSTS.c.id == host_id, _HOSTS.c.state == before, *more)
-                .values(state=after, reason=reason, generation=_HOSTS.c.generation + 1)
-            )
-            if moved.rowcount == 0:
-                return
-            lost = after is HostState.UNREACHABLE
-            tx.record(
-                "host.unreachable" if lost else "host.reachable",
-                ("host", host_id),
-                tenant=None,
-                stage="outcome",
-                outcome="failed" if lost else "ok",
-                details={"reason": reason} if lost else {},
-            )
-            tx.wake("scheduler")
+            # Locked: what its doctor says meanwhile must not be lost between the look and the move.
+            said = select(_HOSTS.c.doctor).where(_HOSTS.c.id == host_id).with_for_update()
+            _move(tx, host_id, HostState.UNREACHABLE, doctor.on_arrival(tx.scalar(said), first=False))
+
+
+def _move(tx: UnitOfWork, host_id: str, before: HostState, after: Mapping[str, Any], *more: Any) -> None:
+    moved = tx.execute(
+        update(_HOSTS)
+        .where(_HOSTS.c.id == host_id, _HOSTS.c.state == before, *more)
+        .values(**after, generation=_HOSTS.c.generation + 1)
+    )
+    if moved.rowcount == 0:
+        return
+    lost = after["state"] is HostState.UNREACHABLE
+    tx.record(
+        "host.unreachable" if lost else "host.reachable",
+        ("host", host_id),
+        tenant=None,
+        stage="outcome",
+        outcome="failed" if lost else "ok",
+        details={"reason": after["reason"]} if after["reason"] else {},
+    )
+    tx.wake("scheduler")

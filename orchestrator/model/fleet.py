@@ -25,6 +25,11 @@ class FleetHost:
         heard_ms: when its agent was heard last, to the minute.
         evidence: `verdicts` on the host as a whole as it reported them last, as JSON, and `changed_ms`, since
             when they read so; None until it reported.
+        doctor: what its doctor said last, in short: `checked_ms`, `changed_ms`, `agent_version`, `accepted`,
+            ids of must checks in `failed` and `unknown`, of others in `warned`, and `counts` by verdict; None
+            until an agent with a doctor spoke.
+        doctor_asked_ms: when an operator asked for the doctor to look at once; None when nobody waits.
+        cordoned_by: `operator` or `doctor` while it is cordoned; the doctor lifts only its own cordon.
     """
 
     id: str
@@ -47,6 +52,9 @@ class FleetHost:
     strays: tuple[Mapping[str, Any], ...] = ()
     drain: Mapping[str, Any] | None = None
     evidence: Mapping[str, Any] | None = None
+    doctor: Mapping[str, Any] | None = None
+    doctor_asked_ms: int | None = None
+    cordoned_by: str = ""
 
     @property
     def failed_checks(self) -> tuple[Mapping[str, Any], ...]:

@@ -107,6 +107,15 @@ class Heartbeat(Message):
     boot_id: BootId
 
 
+class HeartbeatAnswer(Message):
+    """What a controller wants of a host that lives; most are answered with nothing."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    #: Somebody waits for the doctor: examine now, and say what was found even if it is what was said before.
+    doctor: bool = False
+
+
 class KeyRequest(Message):
     """One volume's key, for the assignment that the host has now."""
 

@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING
 
 from orchestrator.agent.host import AgentSettings, Host
 from orchestrator.agent.ports import Keys
+from orchestrator.model.doctor import Finding
+
+Findings = tuple[Finding, ...]
 
 if TYPE_CHECKING:
     from orchestrator.agent.link.streams import Consoles
@@ -53,11 +56,12 @@ def real_host(settings: AgentSettings, keys: Keys) -> Host:
     )
 
 
-def simulated_host() -> tuple[Callable[[AgentSettings, Keys], Host], Consoles]:
-    """Make the drivers and the consoles of a host that is gone with this process, its VMs with it."""
+def simulated_host() -> tuple[Callable[[AgentSettings, Keys], Host], Consoles, Callable[..., Findings]]:
+    """Make drivers, consoles and doctor of a host that is gone with this process, its VMs with it."""
     from orchestrator.agent.sim.consoles import SimConsoles
+    from orchestrator.agent.sim.doctor import SOUND
     from orchestrator.agent.sim.drivers import sim_host
     from orchestrator.agent.sim.fleet import single_world
 
     world = single_world()
-    return lambda _settings, keys: sim_host(world, keys), SimConsoles(world)
+    return lambda _settings, keys: sim_host(world, keys), SimConsoles(world), lambda _facts: SOUND

@@ -271,7 +271,7 @@ def doctor(
         rows = [dataclasses.asdict(each) for each in findings]
         sys.stdout.write(json.dumps(rows, sort_keys=True, indent=1) + "\n")
     else:
-        print_findings(findings, wide=output is Output.WIDE)
+        print_findings(findings, wide=output is Output.WIDE, accepted=settings.doctor_accepted)
     if blocking(findings):
         raise typer.Exit(EXIT_FAILED)
 
@@ -369,7 +369,8 @@ def serve(
             lifeline.hold_to(lifeline_fd)
         settings = read_settings(settings_file)
         with host_lock(settings.lock_path):
-            make, consoles = simulated_host() if simulated else (real_host, None)
+            make, consoles, examine = simulated_host() if simulated else (real_host, None, None)
+            steps = StepLines(sys.stderr)
             asyncio.run(
-                agent_link.serve(settings, make, progress=StepLines(sys.stderr), say=say, consoles=consoles)
+                agent_link.serve(settings, make, progress=steps, say=say, consoles=consoles, examine=examine)
             )

@@ -25,14 +25,18 @@ from orchestrator.agent.link.client import Link, enrol
 from orchestrator.agent.link.consoles import HostConsoles
 from orchestrator.agent.link.controller_keys import ControllerKeys
 from orchestrator.agent.link.pace import Pace
+from orchestrator.agent.link.rounds import Rounds
 from orchestrator.agent.link.session import Session
 from orchestrator.agent.link.streams import Consoles, Streams
 from orchestrator.agent.link.upkeep import keep_fresh
 from orchestrator.agent.ports import Keys
 from orchestrator.agent.reconcile import Agent
+from orchestrator.model.doctor import Finding
 from orchestrator.model.errors import InvalidInputError
+from orchestrator.model.host import HostFacts
 
 MakeHost = Callable[[AgentSettings, Keys], Host]
+Examine = Callable[[HostFacts], tuple[Finding, ...]]
 #: A token has 200 characters; what is much longer is another file.
 _MAX_TOKEN_FILE = 4096
 
@@ -91,9 +95,13 @@ async def serve(
     progress: Progress,
     say: Callable[[str], None],
     consoles: Consoles | None = None,
+    examine: Examine | None = None,
     pace: Pace | None = None,
 ) -> None:
     """Live as this host's agent until SIGTERM or SIGINT; VMs run on. The caller holds the host's lock.
+
+    Args:
+        examine: the host's doctor; None is the one of this machine.
 
     Raises:
         NotFoundError: `agent.not_enrolled`.
@@ -107,9 +115,8 @@ async def serve(
     jitter = random.random
     with concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="host") as threads:
         host = await loop.run_in_executor(threads, make_host, settings, ControllerKeys(link, loop))
-        agent = Agent(
-            host, Journal(settings.journal_path), settings, host_id=identity.host, progress=progress
-        )
+        journal = Journal(settings.journal_path)
+        agent = Agent(host, journal, settings, host_id=identity.host, progress=progress)
         session = Session(
             link,
             agent,
@@ -118,6 +125,16 @@ async def serve(
             jitter=jitter,
             version=__version__,
             pace=pace,
+            rounds=Rounds(
+                link,
+                examine or _examiner(settings),
+                settings.doctor_accepted,
+                version=__version__,
+                jitter=jitter,
+                pace=pace,
+                first=journal.state.revision == 0,
+                say=say,
+            ),
             say=say,
         )
         ends = consoles or HostConsoles(settings.console_path, _pty_of)
@@ -146,6 +163,12 @@ async def _until_told(*lives: Coroutine[Any, Any, None]) -> None:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _examiner(settings: AgentSettings) -> Examine:
+    from hostprep.doctor import examine
+
+    return lambda facts: examine(facts, settings.bridge)
 
 
 def _pty_of(instance: str) -> str:

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.model.doctor import Finding
+from orchestrator.model.doctor import ALL, Finding
 from orchestrator.model.errors import BulkheadError
 from orchestrator.model.evidence import Status
 from orchestrator.model.report import AbsentReport, HostReport, InstanceReport, Phase
@@ -73,8 +73,12 @@ def print_report(report: HostReport, *, wide: bool) -> None:
         _print_verdicts(console, report)
 
 
-def print_findings(findings: Sequence[Finding], *, wide: bool) -> None:
-    """Write the doctor's findings to stdout: what failed and how it is mended; with `wide` every one."""
+def print_findings(findings: Sequence[Finding], *, wide: bool, accepted: Sequence[str] = ()) -> None:
+    """Write the doctor's findings to stdout: what failed and how it is mended; with `wide` every one.
+
+    Args:
+        accepted: ids of checks that the operator lives with; `*`, which is all of them, is warned of.
+    """
     console = Console()
     # Without frames and with narrow subjects, names of 36 characters (sysctls) stay whole in 80 columns.
     table = Table(title="doctor", title_justify="left", box=None, padding=(0, 1, 0, 0))
@@ -88,7 +92,7 @@ def print_findings(findings: Sequence[Finding], *, wide: bool) -> None:
         style = {Status.PASS: "green", Status.FAIL: "red"}.get(each.status, "yellow")
         table.add_row(
             *map(Text, (each.id, each.subject, each.severity.value)),
-            Text(each.status.value, style=style),
+            Text(each.status.value + (", accepted" if each.accepted else ""), style=style),
             Text(each.read),
         )
     if shown:
@@ -103,7 +107,15 @@ def print_findings(findings: Sequence[Finding], *, wide: bool) -> None:
     console.print(
         f"{len(findings)} checks: {counts[Status.PASS]} pass, {counts[Status.FAIL]} fail ({failed} must), "
         f"{counts[Status.UNKNOWN]} unknown"
+        + (
+            f"; {lived_with} of them accepted"
+            if (lived_with := sum(each.accepted for each in findings))
+            else ""
+        )
     )
+    if ALL in accepted:
+        warning = f"WARNING: doctor_accepted has {ALL}: whatever fails here, tenants come to this host"
+        console.print(Text(warning, style="bold yellow"))
 
 
 def _print_verdicts(console: Console, report: HostReport) -> None:

@@ -10,13 +10,14 @@ from typing import Any
 
 from orchestrator.agent.host import AgentSettings
 from orchestrator.model.cpus import parse_cpu_list
-from orchestrator.model.doctor import check_accepted
+from orchestrator.model.doctor import ALL, check_accepted
 from orchestrator.model.errors import InvalidInputError
 from orchestrator.model.gpus import check_models
 from orchestrator.processes.toml_file import read_toml
 
 DEFAULT_FILE = Path("/etc/bulkhead/agent.toml")
 PREFIX = "BULKHEAD_AGENT_"
+_ACCEPTED_VARIABLE = f"{PREFIX}DOCTOR_ACCEPTED"
 
 
 def read_settings(
@@ -33,6 +34,13 @@ def read_settings(
     """
     given = read_toml(file, DEFAULT_FILE, option)
     for name, value in environment.items():
+        if name == _ACCEPTED_VARIABLE and ALL in value.replace(",", " ").split():
+            raise InvalidInputError(
+                "settings.invalid",
+                f"{ALL} is taken from the settings file alone, where everybody who looks can see it",
+                field=name,
+                hint=f'doctor_accepted = ["{ALL}"] in {file}',
+            )
         if name.startswith(PREFIX):
             given[name.removeprefix(PREFIX).lower()] = value
     known = {field.name: field for field in dataclasses.fields(AgentSettings)}

@@ -9,8 +9,11 @@ import re
 from starlette.testclient import TestClient
 
 from orchestrator.audit.export import verify_lines
-from orchestrator.controller import deployment, host_errors, hosts, strays
+from orchestrator.controller import deployment, doctor, host_errors, hosts, strays
 from orchestrator.model.actor import CONTROLLER
+from orchestrator.model.doctor import Finding, Severity
+from orchestrator.model.doctor_message import DoctorReport
+from orchestrator.model.evidence import Status
 from orchestrator.model.report import Stray
 from orchestrator.store.tables.fleet import GpuRow, HostRow
 from orchestrator.store.unit_of_work import table_of
@@ -488,6 +491,58 @@ def test_what_a_host_checked_of_itself_is_for_the_platforms_people(deployed: Dep
         assert deployed.client(who).get(path).status_code == 403
     assert deployed.client().get(path).status_code == 401
     assert operator.get("/v1/hosts/node2/evidence").json()["code"] == "host.unknown"
+
+
+def test_what_a_hosts_doctor_found_is_for_the_platforms_people(deployed: Deployment) -> None:
+    operator, path = deployed.client("operator"), "/v1/hosts/node1/doctor"
+    shown = operator.get(path).json()
+    assert (shown["summary"], shown["findings"], shown["asked_at"]) == (None, None, None)
+    assert operator.get("/v1/hosts/node1").json()["doctor"] is None
+    examine = "/v1/hosts/node1/actions/examine"
+    early = operator.post(examine)
+    assert (early.status_code, early.json()["code"]) == (409, "host.state")
+    with deployed.store.unit_of_work(CONTROLLER) as tx:
+        tx.note(table_of(HostRow).update().values(state="ready"))
+
+    asked = operator.post(examine)
+    assert asked.status_code == 200
+    assert asked.json()["asked_at"] is not None
+    failing = Finding("K7", "swap", Severity.MUST, Status.FAIL, "no swap", "/dev/sda2", "swapoff -a")
+    with deployed.store.unit_of_work(CONTROLLER) as tx:
+        doctor.taken_in(tx, hosts.get(tx, "node1").id, DoctorReport("boot", "0.1.0", ("K10",), (failing,)))
+
+    for who in ("operator", "platform-auditor"):
+        shown = deployed.client(who).get(path).json()
+        assert shown["findings"] == [
+            {
+                "id": "K7",
+                "subject": "swap",
+                "severity": "must",
+                "status": "fail",
+                "accepted": False,
+                "expected": "no swap",
+                "read": "/dev/sda2",
+                "mend": "swapoff -a",
+            }
+        ]
+        assert (shown["asked_at"], shown["boot_id"], shown["summary"]["accepted"]) == (None, "boot", ["K10"])
+        host = deployed.client(who).get("/v1/hosts").json()["items"][0]
+        assert (host["state"], host["cordoned_by"], host["reason"]) == (
+            "cordoned",
+            "doctor",
+            "doctor: K7 fails",
+        )
+        assert host["doctor"] == shown["summary"]
+        assert host["doctor"]["failed"] == ["K7"]
+    back = operator.post("/v1/hosts/node1/actions/uncordon", json={"reason": "I know better"})
+    assert (back.status_code, back.json()["code"]) == (409, "host.doctor_failed")
+    for who in ("acme-admin", "acme-member", "acme-auditor"):
+        assert deployed.client(who).get(path).status_code == 403
+        assert deployed.client(who).post(examine).status_code == 403
+    assert deployed.client("platform-auditor").post(examine).status_code == 403
+    assert deployed.client().get(path).status_code == 401
+    assert operator.get("/v1/hosts/node2/doctor").json()["code"] == "host.unknown"
+    assert operator.post("/v1/hosts/node2/actions/examine").json()["code"] == "host.unknown"
 
 
 def test_a_host_is_drained_by_an_operation_of_the_platform(deployed: Deployment) -> None:

@@ -49,6 +49,7 @@ class FakeApi:
             f"{T}/quota": objects.quota(),
             f"{T}/instances/train/evidence": objects.evidence(),
             "/v1/hosts/gpu-02": objects.host_detail(),
+            "/v1/hosts/gpu-02/doctor": objects.host_doctor(),
             "/v1/hosts/gpu-02/evidence": objects.host_evidence(),
         }
         #: By `METHOD PATH`, before everything else; a list is used up from its front.

@@ -141,11 +141,77 @@ def host(name: str, identity: str, state: str = "ready", reason: str = "") -> di
         "used_disk_gib": 500,
         "error": None,
         "failed_checks": 0,
+        "doctor": host_doctor_short(),
+        "cordoned_by": "operator" if state == "cordoned" else None,
         "drain": None,
         "strays": [],
         "created_at": AT,
         "reported_at": AT,
         "heard_at": AT,
+    }
+
+
+def host_doctor_short(**changes: Any) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "checked_at": AT,
+        "changed_at": AT,
+        "agent_version": "0.1.0",
+        "failed": [],
+        "unknown": [],
+        "warned": [],
+        "lived_with": [],
+        "accepted": [],
+        "counts": {"pass": 48, "fail": 0, "unknown": 0},
+    }
+    return {**found, **changes}
+
+
+def _finding(check: str, status: str, read: str, mend: str = "", **more: Any) -> dict[str, Any]:
+    found = {
+        "id": check,
+        "subject": "host",
+        "severity": "must",
+        "status": status,
+        "accepted": False,
+        "expected": "as it should be",
+        "read": read,
+        "mend": mend,
+    }
+    return {**found, **more}
+
+
+def host_doctor() -> dict[str, Any]:
+    """One of every kind: passed, failed, unknown, accepted, and one that is only worth mending."""
+    return {
+        "host_id": HOST2,
+        "host_name": "gpu-02",
+        "boot_id": "0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0",
+        "asked_at": None,
+        "summary": host_doctor_short(
+            failed=["K7"],
+            unknown=["N2"],
+            warned=["gpu.power"],
+            lived_with=["K10"],
+            accepted=["K10"],
+            counts={"pass": 1, "fail": 3, "unknown": 1},
+        ),
+        "passes_left_out": 0,
+        "findings": [
+            _finding("K1", "pass", "2 flaws, none open"),
+            _finding("K10", "fail", "missing slab_nomerge", "boot with slab_nomerge", accepted=True),
+            _finding("N2", "unknown", "not read", "give nftables' input and forward chains policy drop"),
+            _finding(
+                "K7", "fail", "/dev/sda2", "swapoff -a, and take swap out of /etc/fstab", subject="swap"
+            ),
+            _finding(
+                "gpu.power",
+                "fail",
+                "d3cold_allowed 1, power/control auto",
+                "echo 0 > /sys/bus/pci/devices/0000:41:00.0/d3cold_allowed",
+                subject="0000:41:00.0",
+                severity="policy",
+            ),
+        ],
     }
 
 
@@ -157,6 +223,7 @@ def host_detail() -> dict[str, Any]:
         "message": "it runs 1 instances that the database does not know there: vm_a",
         "retryable": False,
     }
+    found["doctor"] = host_doctor()["summary"]
     found["strays"] = [{"kind": "volume", "id": f"vol_stray{number}"} for number in range(5)]
     functions = [
         _function(f"0000:{0x10 + number:02x}:00.0", "10de", "2330", "030200", number // 4)

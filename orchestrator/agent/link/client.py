@@ -18,6 +18,7 @@ import httpx2
 from orchestrator.agent.link.certificates import trusting
 from orchestrator.agent.link.pin import LinkUntrusted, pinned_authority
 from orchestrator.model.assignment import Assignment
+from orchestrator.model.doctor_message import DoctorReport
 from orchestrator.model.errors import BulkheadError, HostError, InvalidInputError
 from orchestrator.model.join_token import parse_join_token
 from orchestrator.model.protocol import (
@@ -29,6 +30,7 @@ from orchestrator.model.protocol import (
     EnrolAnswer,
     EnrolRequest,
     Heartbeat,
+    HeartbeatAnswer,
     KeyAnswer,
     KeyRequest,
     RenewAnswer,
@@ -117,14 +119,24 @@ class Link:
             )
         await self._ask("POST", "/agent/v1/report", body=raw)
 
-    async def heartbeat(self, boot_id: str) -> None:
-        """Say that the host lives.
+    async def heartbeat(self, boot_id: str) -> bool:
+        """Say that the host lives; return whether somebody waits for its doctor.
 
         Raises:
             HostError: `link.*`.
         """
         body = Heartbeat(boot_id=boot_id).model_dump_json().encode()
-        await self._ask("POST", "/agent/v1/heartbeat", body=body)
+        raw = await self._ask("POST", "/agent/v1/heartbeat", body=body)
+        return bool(raw) and parse_message(HeartbeatAnswer, raw or b"").doctor
+
+    async def doctor(self, report: DoctorReport) -> None:
+        """Say what the doctor found.
+
+        Raises:
+            LinkRefused: with status 404 a controller that does not know the doctor yet.
+            HostError: `link.*`.
+        """
+        await self._ask("POST", "/agent/v1/doctor", body=report.encode())
 
     async def passphrase(self, volume: str, generation: int) -> bytes:
         """Fetch one volume's passphrase. It is in no error and no log.

@@ -16,6 +16,9 @@ class Pace:
         heartbeat_s: between two signs of life.
         retry_first_s: before the first try after a failure; each further one waits twice as long.
         retry_longest_s: and never longer than this.
+        doctor_s: between two examinations of the host by its doctor.
+        doctor_tell_s: so long after it was said last, what the doctor found is said again unchanged.
+        doctor_limit_s: an examination that takes longer has failed.
     """
 
     poll_wait_s: float = 25.0
@@ -23,6 +26,9 @@ class Pace:
     heartbeat_s: float = 10.0
     retry_first_s: float = 0.5
     retry_longest_s: float = 30.0
+    doctor_s: float = 3600.0
+    doctor_tell_s: float = 6 * 3600.0
+    doctor_limit_s: float = 180.0
 
 
 class Backoff:

@@ -16,6 +16,7 @@ from typing import Protocol, TypeVar
 
 from orchestrator.agent.link.client import LinkRefused
 from orchestrator.agent.link.pace import Backoff, Pace
+from orchestrator.agent.link.rounds import Rounds
 from orchestrator.agent.link.telling import after_apply, after_look, lasting, news_digest
 from orchestrator.model.assignment import Assignment
 from orchestrator.model.errors import BulkheadError, FencedError, HostError
@@ -36,8 +37,8 @@ class Upstream(Protocol):
     async def report(self, report: Report) -> None:
         """Say what came of it."""
 
-    async def heartbeat(self, boot_id: str) -> None:
-        """Say that the host lives."""
+    async def heartbeat(self, boot_id: str) -> bool:
+        """Say that the host lives; return whether somebody waits for its doctor."""
 
 
 class Follower(Protocol):
@@ -60,6 +61,7 @@ class Session:
         threads: where work on hosts runs.
         jitter: a number from 0 to 1 for delays.
         version: of this agent.
+        rounds: the host's doctor; None where it has none.
         say: who is told, in one line, what went wrong; never a secret.
     """
 
@@ -73,6 +75,7 @@ class Session:
         jitter: Callable[[], float],
         version: str,
         pace: Pace | None = None,
+        rounds: Rounds | None = None,
         say: Callable[[str], None] = lambda _line: None,
     ) -> None:
         self._link = link
@@ -82,6 +85,7 @@ class Session:
         self._jitter = jitter
         self._version = version
         self._pace = pace or Pace()
+        self._rounds = rounds
         self._say = say
 
         self._offered: Assignment | None = None
@@ -104,6 +108,8 @@ class Session:
             tasks.create_task(self._work())
             tasks.create_task(self._tell())
             tasks.create_task(self._beat())
+            if self._rounds is not None:
+                tasks.create_task(self._rounds.run(self._known_facts))
 
     async def _first_look(self) -> None:
         retry = self._backoff()
@@ -233,6 +239,8 @@ class Session:
     async def _tell(self) -> None:
         """Report what is news, the newest state of it, until it is heard."""
         retry = self._backoff()
+        if self._rounds is not None:
+            await self._rounds.before_the_first_word()
         while True:
             await self._news.wait()
             self._news.clear()
@@ -253,9 +261,12 @@ class Session:
                 retry.reset()
                 self._told, self._facts_told = digest, facts
 
+    def _known_facts(self) -> HostFacts:
+        assert self._facts is not None  # noqa: S101 - the first look comes before everything else
+        return self._facts
+
     def _message(self) -> tuple[Report, HostFacts]:
-        facts = self._facts
-        assert facts is not None  # noqa: S101 - the first look comes before any report
+        facts = self._known_facts()
         kept = lasting(facts)
         refused = self._refusal is not None
         message = Report(
@@ -271,10 +282,11 @@ class Session:
         # Not all of a fleet at once: each begins somewhere in the first interval.
         await asyncio.sleep(self._pace.heartbeat_s * self._jitter())
         while True:
-            assert self._facts is not None  # noqa: S101 - see `_message`
             # Of a failure the poll tells, which runs beside it.
             with contextlib.suppress(BulkheadError):
-                await self._link.heartbeat(self._facts.boot_id)
+                asked = await self._link.heartbeat(self._known_facts().boot_id)
+                if asked and self._rounds is not None:
+                    self._rounds.ask()
             await asyncio.sleep(self._pace.heartbeat_s)
 
     async def _failed(self, exc: BulkheadError, retry: Backoff) -> None:

@@ -25,12 +25,15 @@ from orchestrator.agent.journal import Journal, JournalState
 from orchestrator.agent.link.client import Link
 from orchestrator.agent.link.controller_keys import ControllerKeys
 from orchestrator.agent.link.pace import Pace
+from orchestrator.agent.link.rounds import Rounds
 from orchestrator.agent.link.session import Session
 from orchestrator.agent.link.streams import Streams
 from orchestrator.agent.reconcile import Agent
 from orchestrator.agent.sim.consoles import SimConsoles
+from orchestrator.agent.sim.doctor import SOUND
 from orchestrator.agent.sim.drivers import sim_host
 from orchestrator.agent.sim.world import NATURAL_DRIVER, SimWorld
+from orchestrator.model.doctor import Finding
 from orchestrator.model.errors import BulkheadError, HostError
 from orchestrator.model.host import HostCpu, Hugepages, NumaNode, PciFunction
 
@@ -136,6 +139,8 @@ class SimulatedHost:
     link: Link | None = None
     task: asyncio.Task[None] | None = None
     said: list[str] = field(default_factory=list)
+    #: What its doctor finds; tests put others here.
+    findings: tuple[Finding, ...] = SOUND
 
     @property
     def running(self) -> bool:
@@ -270,6 +275,16 @@ class SimulatedFleet:
             jitter=self._jitter,
             version=__version__,
             pace=self._pace,
+            rounds=Rounds(
+                link,
+                lambda _facts: host.findings,
+                version=__version__,
+                jitter=self._jitter,
+                threads=self._threads,
+                pace=self._pace,
+                first=host.journal.state.revision == 0,
+                say=host.say,
+            ),
             say=host.say,
         )
         if not self._consoles:

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from orchestrator.cli import checks
+from orchestrator.cli import doctor as doctor_table
 from orchestrator.cli import evidence as evidence_table
 from orchestrator.cli.columns import Column, time
 from orchestrator.cli.completion import names_of
@@ -28,9 +29,13 @@ from orchestrator.cli.output import Output, show_object
 from orchestrator.cli.running import confirm, finish, seconds_of, waiting
 from orchestrator.cli.session import session_of
 from orchestrator.cli.verbs import Kind, add_delete, add_list, add_show
-from orchestrator.client import JsonObject
+from orchestrator.client import JsonObject, Thing, clock
+from orchestrator.client.errors import WaitTimeoutError
 from orchestrator.model.errors import InvalidInputError
 from orchestrator.model.states import HostState
+
+#: An agent hears that it is asked with its next sign of life, ten seconds later at most.
+_LOOK_AGAIN_S = 1.0
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
@@ -38,6 +43,7 @@ COLUMNS = (
     Column("name", "name", flexible=True),
     Column("state", "state"),
     Column("free_gib", lambda item: int(item["disk_gib"]) - int(item["used_disk_gib"]), number=True),
+    Column("doctor", doctor_table.word),
     Column("reported", time("reported_at")),
     Column("error", "error.code", flexible=True),
     Column("reason", "reason", flexible=True),
@@ -238,6 +244,51 @@ def evidence(
     with session.client() as client:
         found = client.hosts[name].part("evidence").get()
     evidence_table.show(found, form, f"host {name} has not reported yet")
+
+
+@app.command()
+def doctor(
+    context: typer.Context,
+    name: NameArgument,
+    everything: Annotated[bool, typer.Option("--all", help="Show what passed too.")] = False,
+    now: Annotated[bool, typer.Option("--now", help="Have it look now, and wait until it has.")] = False,
+    timeout: TimeoutOption = "2m",
+    output: OutputOption = None,
+    columns: ColumnsOption = None,
+    no_headers: NoHeadersOption = False,
+) -> None:
+    """Show what a host's doctor found last, and the command that mends it.
+
+    Exit status 8: a must check failed; the host takes nothing new until it passes or is accepted.
+    """
+    session = session_of(context)
+    form = session.form(output, columns, no_headers, doctor_table.COLUMNS)
+    timeout_s = seconds_of(timeout)
+    checks.reference("host", name)
+    with session.client() as client:
+        thing = client.hosts[name]
+        found = _examined(thing, timeout_s) if now else thing.part("doctor").get()
+    if doctor_table.show(found, form, everything=everything):
+        raise typer.Exit(doctor_table.EXIT_FAILED)
+
+
+def _examined(host: Thing, timeout_s: float) -> JsonObject:
+    """Have the doctor look, and return what it found.
+
+    Raises:
+        WaitTimeoutError: `doctor.not_heard`.
+    """
+    host.act("examine")
+    end_s = clock.now() + timeout_s
+    while (found := host.part("doctor").get())["asked_at"] is not None:
+        if clock.now() >= end_s:
+            raise WaitTimeoutError(
+                "doctor.not_heard",
+                f"the doctor has not spoken within {timeout_s:g} s",
+                hint="without --now: what it said last; does its agent run, and is it of this version?",
+            )
+        clock.sleep(_LOOK_AGAIN_S)
+    return found
 
 
 app.command("prepare")(prepare)

@@ -36,6 +36,20 @@ class HostRow(SQLModel, table=True):
     strays: list[Any] = document([])
     evidence: dict[str, Any] | None = document(None, nullable=True)
     drain: dict[str, Any] | None = document(None, nullable=True)
+    #: The doctor's last word in short; every finding of it is a row of `host_doctor`.
+    doctor: dict[str, Any] | None = document(None, nullable=True)
+    doctor_asked_ms: int | None = big(None, nullable=True)
+    cordoned_by: str = Field(default="", max_length=16)
+
+
+class HostDoctorRow(SQLModel, table=True):
+    """What a host's doctor found last, whole: read only when somebody looks."""
+
+    __tablename__ = "host_doctor"
+    host_id: str = Field(primary_key=True, foreign_key="host.id", max_length=44)
+    boot_id: str = Field(default="", max_length=128)
+    findings: list[Any] = document([])
+    passes_left_out: int = big(0)
 
 
 class HostMemoryRow(SQLModel, table=True):

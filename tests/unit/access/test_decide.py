@@ -39,14 +39,16 @@ MAY = {
         tenant_events
     """,
     "oA": """
-        list_tenants get_deployment list_hosts get_host get_host_evidence list_gpus get_gpu list_requests
+        list_tenants get_deployment list_hosts get_host get_host_evidence get_host_doctor list_gpus get_gpu
+        list_requests
         list_operators list_operator_tokens list_platform_operations get_platform_operation platform_events
         export_platform_audit
     """,
     "o": """
         create_tenant update_tenant delete_tenant set_quota create_instance_type
         delete_instance_type create_image delete_image create_host delete_host cordon_host
-        uncordon_host drain_host fence_host remove_stray resume_deployment quarantine_gpu release_gpu
+        uncordon_host examine_host drain_host fence_host remove_stray
+        resume_deployment quarantine_gpu release_gpu
         create_operator delete_operator create_operator_token delete_operator_token
     """,
     "oAta": "list_users get_user export_tenant_audit",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import ssl
 import time
@@ -16,8 +17,10 @@ from sqlalchemy import select, update
 from api.agents import Heartbeats, agents_app
 from orchestrator.agent.link.certificates import FreshKey, trusting
 from orchestrator.agent.link.client import Link
+from orchestrator.agent.link.pace import Pace
+from orchestrator.agent.sim.doctor import SOUND
 from orchestrator.agent.sim.fleet import FleetThread, SimulatedFleet
-from orchestrator.controller import enrolment, hosts, instances
+from orchestrator.controller import doctor, enrolment, hosts, instances
 from orchestrator.controller.authority import Authority
 from orchestrator.controller.control import Control, join
 from orchestrator.controller.keyring import Keyring
@@ -25,8 +28,9 @@ from orchestrator.controller.loops import Loops
 from orchestrator.keys.files import FileTenantKeys
 from orchestrator.model.actor import CONTROLLER
 from orchestrator.model.errors import InvalidInputError, UnauthenticatedError
+from orchestrator.model.evidence import Status
 from orchestrator.model.join_token import JoinSecret, make_join_token
-from orchestrator.model.states import InstanceState
+from orchestrator.model.states import HostState, InstanceState
 from orchestrator.store.tables.audit import AuditRecordRow
 from orchestrator.store.tables.keys import HostCertificateRow, JoinTokenRow, WrappedKeyRow
 from orchestrator.store.unit_of_work import table_of
@@ -118,6 +122,38 @@ def test_instances_run_on_hosts_that_came_in_by_token(ground):
         wrapped = tx.all(select(table_of(WrappedKeyRow)))
     assert kinds.count("volume.key") >= 3
     assert len(wrapped) == 2
+
+
+def test_the_doctor_of_a_host_is_heard_asked_and_obeyed_over_the_wire(ground):
+    platform = ground.platform
+    token = ground.join_token("node2")
+
+    async def link(_number: int) -> Link:
+        return Link(ground.listener.url, ground.client(token))
+
+    def host():
+        return _hosts(platform, "node2")[0]
+
+    fleet = SimulatedFleet(1, 2, link, pace=Pace(heartbeat_s=0.05))
+    with FleetThread(fleet):
+        eventually(lambda: host().state is HostState.READY)
+        assert host().doctor["failed"] == []
+        assert host().doctor["counts"]["pass"] == len(SOUND)
+        swap = dataclasses.replace(SOUND[0], id="K7", status=Status.FAIL, read="/dev/sda2", mend="swapoff -a")
+        for findings, state in (((swap,), HostState.CORDONED), (SOUND, HostState.READY)):
+            fleet.hosts[0].findings = findings
+            with platform.store.unit_of_work(CONTROLLER) as tx:
+                doctor.ask(tx, host())
+            eventually(lambda state=state: host().state is state and host().doctor_asked_ms is None)
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b'{"version":2}', b" " * (1 << 20) + b"{}"])
+def test_bad_words_of_a_doctor_are_refused(ground, body):
+    tls = ground.client(ground.join_token("node2"))
+    answer = ground.get(tls, "/agent/v1/doctor", method="POST", content=body)
+    assert answer.status_code in (413, 422)
+    assert answer.json()["code"].startswith("protocol.")
+    assert _hosts(ground.platform, "node2")[0].doctor is None
 
 
 def _hosts(platform, *names: str):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from collections.abc import Callable
@@ -14,7 +15,18 @@ from hostprep.doctor.finding import NOT_READ
 from hostprep.probe import read_host
 from hostprep.probe.files import listing
 from hostprep.probe.recording import Recorder, Recording, decode, load
-from orchestrator.model.doctor import CHECKS, Finding, Severity, accepting, blocking, check_accepted
+from orchestrator.model.doctor import (
+    CHECKS,
+    Finding,
+    Severity,
+    Standing,
+    accepting,
+    blocking,
+    check_accepted,
+    reason_of,
+    standing,
+    unanswered,
+)
 from orchestrator.model.errors import InvalidInputError
 from orchestrator.model.evidence import Status
 from orchestrator.model.gpus import ignored as left_alone
@@ -229,11 +241,14 @@ def test_an_unknown_node_is_told_where_there_are_several() -> None:
 
 
 def test_every_check_has_a_test_that_turns_its_fact() -> None:
-    assert {key[0] for *_, key in TURNED} | {"gpu.numa"} == CHECKS
+    # That a doctor came to no end is seen by who called it (tests/unit/link/test_rounds.py).
+    assert {key[0] for *_, key in TURNED} | {"gpu.numa", "doctor.ran"} == CHECKS
 
 
 def test_every_finding_is_of_a_known_check() -> None:
-    assert {id_ for shape in SHAPES.values() for id_, _ in ask(shape().recording())} == CHECKS
+    assert {id_ for shape in SHAPES.values() for id_, _ in ask(shape().recording())} == CHECKS - {
+        "doctor.ran"
+    }
 
 
 def test_what_cannot_be_read_never_turns_a_check_to_pass() -> None:
@@ -374,12 +389,42 @@ def test_accepted_checks_are_told_and_block_nothing() -> None:
     assert blocking(accepting(found, frozenset({"K6"}))) == ("K7",)
     some = accepting(found, frozenset({"*"}))
     assert blocking(some) == ()
-    assert [each.status for each in some] == [each.status for each in found]
+    # They are told as what they are, and only what did not pass is accepted at all.
+    assert [(each.status, each.severity) for each in some] == [(each.status, each.severity) for each in found]
+    assert {each.id for each in some if each.accepted} == {"K6", "K7"}
+    assert not any(each.accepted for each in some if each.status is Status.PASS)
 
 
 def test_an_unknown_must_check_blocks_nothing() -> None:
     unknown = Finding("K1", "host", Severity.MUST, Status.UNKNOWN, "", "", "")
     assert blocking((unknown,)) == ()
+
+
+def test_what_has_no_answer_is_counted_unless_it_is_accepted_or_policy() -> None:
+    unknown = Finding("K1", "host", Severity.MUST, Status.UNKNOWN, "", "", "")
+    policy = dataclasses.replace(unknown, id="K2", severity=Severity.POLICY)
+    assert unanswered((unknown, policy)) == ("K1",)
+    assert unanswered(accepting((unknown,), frozenset({"K1"}))) == ()
+
+
+@pytest.mark.parametrize(
+    ("failed", "unknown", "is_", "reason"),
+    [
+        ((), (), Standing.SOUND, ""),
+        ((), ("K1",), Standing.UNSURE, "doctor: K1 unknown"),
+        (("K1",), (), Standing.FAILING, "doctor: K1 fails"),
+        (("K1", "K7"), ("L2",), Standing.FAILING, "doctor: K1 K7 fail, L2 unknown"),
+    ],
+)
+def test_what_the_doctor_found_has_one_meaning_and_one_line(
+    failed: tuple[str, ...], unknown: tuple[str, ...], is_: Standing, reason: str
+) -> None:
+    assert standing(failed, unknown) is is_
+    assert reason_of(failed, unknown) == reason
+
+
+def test_a_reason_has_an_end() -> None:
+    assert len(reason_of([f"check.{number:026}" for number in range(500)], [])) <= 512
 
 
 def test_a_check_that_there_is_not_cannot_be_accepted() -> None:

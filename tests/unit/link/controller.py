@@ -21,6 +21,7 @@ from orchestrator.controller.authority import (
     parse_join_token,
 )
 from orchestrator.model.assignment import Assignment
+from orchestrator.model.doctor_message import DoctorReport, parse_doctor
 from orchestrator.model.errors import BulkheadError, ConflictError
 from orchestrator.model.protocol import (
     MAX_REPORT_BYTES,
@@ -28,6 +29,7 @@ from orchestrator.model.protocol import (
     EnrolAnswer,
     EnrolRequest,
     Heartbeat,
+    HeartbeatAnswer,
     KeyAnswer,
     KeyRequest,
     RenewAnswer,
@@ -69,6 +71,8 @@ class Controller:
         """Forget all, as new: listeners are slow to start, so that tests share them."""
         self.assignments: dict[str, Assignment] = {}
         self.reports: list[tuple[str, Report]] = []
+        self.doctors: list[tuple[str, DoctorReport]] = []
+        self.asked = False
         self.beats: list[tuple[str, str]] = []
         self.keys_given: list[tuple[str, str]] = []
         self.no_keys: set[str] = set()
@@ -159,10 +163,16 @@ class Controller:
             self.reports.append((who(request), parse_report(raw)))
             return said(b"", 204)
 
+        @app.post("/agent/v1/doctor")
+        async def doctor(request: Request) -> Response:
+            self.doctors.append((who(request), parse_doctor(await request.body())))
+            self.asked = False
+            return said(b"", 204)
+
         @app.post("/agent/v1/heartbeat")
         async def heartbeat(request: Request) -> Response:
             self.beats.append((who(request), parse_message(Heartbeat, await request.body()).boot_id))
-            return said(b"", 204)
+            return answer(HeartbeatAnswer(doctor=True)) if self.asked else said(b"", 204)
 
         self._add_keys_and_streams(app)
         return app

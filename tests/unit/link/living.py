@@ -5,18 +5,22 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
 from orchestrator.agent.host import AgentSettings
 from orchestrator.agent.link.controller_keys import ControllerKeys
 from orchestrator.agent.link.pace import Pace
+from orchestrator.agent.link.rounds import Rounds
 from orchestrator.agent.link.session import Session
 from orchestrator.agent.link.streams import StreamBounds, Streams
 from orchestrator.agent.reconcile import Agent
 from orchestrator.agent.sim import SimWorld, sim_host
 from orchestrator.agent.sim.consoles import SimConsoles
 from orchestrator.agent.sim.fleet import MemoryJournal
+from orchestrator.model.doctor import Finding
+from orchestrator.model.host import HostFacts
 from tests.unit.link.controller import HOST, Controller
 from tests.unit.link.listener import link_of
 
@@ -36,10 +40,13 @@ class Life:
         journal: MemoryJournal | None = None,
         pace: Pace = BRISK,
         bounds: StreamBounds | None = None,
+        examine: Callable[[HostFacts], tuple[Finding, ...]] | None = None,
+        accepted: tuple[str, ...] = (),
     ) -> None:
         self.controller, self.world, self.folder = controller, world, folder
         self.journal = journal or MemoryJournal()
         self.said: list[str] = []
+        self._examine, self._accepted = examine, accepted
         self._pace, self._bounds = pace, bounds
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -63,6 +70,18 @@ class Life:
         host = sim_host(self.world, ControllerKeys(link, self._loop, wait_s=5.0))
         agent = Agent(host, self.journal, settings, host_id=HOST)
         with concurrent.futures.ThreadPoolExecutor(1) as threads:
+            rounds = None
+            if self._examine is not None:
+                rounds = Rounds(
+                    link,
+                    self._examine,
+                    self._accepted,
+                    version="0.1.0",
+                    jitter=lambda: 1.0,
+                    pace=self._pace,
+                    first=self.journal.state.revision == 0,
+                    say=self.said.append,
+                )
             session = Session(
                 link,
                 agent,
@@ -71,6 +90,7 @@ class Life:
                 jitter=lambda: 1.0,
                 version="0.1.0",
                 pace=self._pace,
+                rounds=rounds,
                 say=self.said.append,
             )
             streams = Streams(

@@ -17,6 +17,7 @@ from images.labhost.tenants import Tenancy, instance_for
 from orchestrator.agent.link.client import Link
 from orchestrator.agent.sim.fleet import FleetThread, Shape, SimulatedFleet
 from orchestrator.model.assignment import Assignment
+from orchestrator.model.doctor_message import DoctorReport
 from orchestrator.model.errors import HostError
 from orchestrator.model.protocol import Report
 from orchestrator.model.report import Phase
@@ -192,7 +193,10 @@ class Still:
     async def report(self, report: Report) -> None:
         Still.heard += 1
 
-    async def heartbeat(self, boot_id: str) -> None:
+    async def heartbeat(self, boot_id: str) -> bool:
+        return False
+
+    async def doctor(self, report: DoctorReport) -> None:
         return
 
     async def close(self) -> None:

@@ -376,8 +376,8 @@ class Mute:
     async def report(self, report: Report) -> None:
         return
 
-    async def heartbeat(self, boot_id: str) -> None:
-        return
+    async def heartbeat(self, boot_id: str) -> bool:
+        return False
 
 
 class Idle:

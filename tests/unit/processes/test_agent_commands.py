@@ -350,7 +350,25 @@ def test_doctor_as_json_and_with_a_check_accepted(tmp_path: Path) -> None:
     )
     assert asked.exit_code == 0
     (ksm,) = [each for each in json.loads(asked.stdout) if each["subject"] == "ksm"]
-    assert (ksm["id"], ksm["status"], ksm["severity"], ksm["read"]) == ("K7", "fail", "policy", "1")
+    assert (ksm["id"], ksm["status"], ksm["severity"], ksm["read"]) == ("K7", "fail", "must", "1")
+    assert ksm["accepted"] is True
+    assert [each["accepted"] for each in json.loads(asked.stdout)].count(True) == 1
+
+
+@pytest.mark.parametrize(("accepted", "warned"), [('["K7"]', False), ('["*"]', True)])
+def test_what_is_accepted_reads_as_such_and_all_of_it_is_warned_of(
+    tmp_path: Path, accepted: str, warned: bool
+) -> None:
+    made = one_socket()
+    made.put("sys/kernel/mm/ksm/run", 1)
+    settings = tmp_path / "agent.toml"
+    settings.write_text(f"doctor_accepted = {accepted}\n")
+    words = ["agent", "doctor", "--from", recorded(tmp_path, made), "--settings", str(settings)]
+    asked = CliRunner().invoke(app, words)
+    assert asked.exit_code == 0
+    assert "fail, accepted" in asked.stdout
+    assert "; 1 of them accepted" in asked.stdout
+    assert ("WARNING" in asked.stdout) is warned
 
 
 def test_doctors_table_fits_a_narrow_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -162,3 +162,13 @@ def test_serve_names_its_own_option_for_a_missing_file(tmp_path, option):
     assert f"settings.missing at {option}:" in done.stderr
     assert f"leave {option} out" in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_all_checks_are_accepted_by_the_settings_file_alone(tmp_path: Path) -> None:
+    file = tmp_path / "agent.toml"
+    file.write_text('doctor_accepted = ["*"]\n')
+    assert read_settings(file, {}).doctor_accepted == ("*",)
+    assert read_settings(file, {"BULKHEAD_AGENT_DOCTOR_ACCEPTED": "K7,L8"}).doctor_accepted == ("K7", "L8")
+    for value in ("*", "K7,*", "K7 *"):
+        with pytest.raises(InvalidInputError, match="settings file alone"):
+            read_settings(file, {"BULKHEAD_AGENT_DOCTOR_ACCEPTED": value})

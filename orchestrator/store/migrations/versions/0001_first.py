@@ -72,6 +72,9 @@ def upgrade() -> None:
         sa.Column("strays", JSON_TYPE, nullable=False),
         sa.Column("evidence", JSON_TYPE, nullable=True),
         sa.Column("drain", JSON_TYPE, nullable=True),
+        sa.Column("doctor", JSON_TYPE, nullable=True),
+        sa.Column("doctor_asked_ms", sa.BigInteger(), nullable=True),
+        sa.Column("cordoned_by", sa.String(length=16), nullable=False),
         sa.CheckConstraint("used_disk_gib >= 0 AND used_disk_gib <= disk_gib", name="host_disk"),
         sa.PrimaryKeyConstraint("id"),
         sa.UniqueConstraint("name"),
@@ -156,6 +159,18 @@ def upgrade() -> None:
     )
     op.create_index("ix_host_certificate_host_id", "host_certificate", ["host_id"], unique=False)
 
+    op.create_table(
+        "host_doctor",
+        sa.Column("host_id", sa.String(length=44), nullable=False),
+        sa.Column("boot_id", sa.String(length=128), nullable=False),
+        sa.Column("findings", JSON_TYPE, nullable=False),
+        sa.Column("passes_left_out", sa.BigInteger(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["host_id"],
+            ["host.id"],
+        ),
+        sa.PrimaryKeyConstraint("host_id"),
+    )
     op.create_table(
         "host_memory",
         sa.Column("host_id", sa.String(length=44), nullable=False),
