@@ -1,11 +1,13 @@
 """Databases for tests: every store test runs on SQLite and on a PostgreSQL of its own, made from Debian's.
 
-One PostgreSQL per test run, on a Unix socket in a temporary folder, listening on no network; each test gets a
-database copied from a template whose schema was brought up once. Import `store`, `database_url` where needed.
+One PostgreSQL per process that runs tests, on a Unix socket in a temporary folder, listening on no network;
+each test gets a database copied from a template whose schema was brought up once, and dropped when it ends.
+Import `store`, `database_url` where needed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import pwd
@@ -20,6 +22,7 @@ import pytest
 
 from orchestrator.store.engine import Database
 from orchestrator.store.store import Store
+from tests.memory import memory_folder
 
 KINDS = ("sqlite", "postgresql")
 _numbers = itertools.count(1)
@@ -32,8 +35,9 @@ class Postgres:
         found = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name))
         assert found, "PostgreSQL is missing: hostprep/packages.sh test"
         self.programs = found[-1]
-        # Under /tmp whatever TMPDIR says: a socket's path is short, and the server's own user must reach it.
-        self.folder = Path(tempfile.mkdtemp(prefix="bh-pg-", dir="/tmp"))
+        # Whatever TMPDIR says: a socket's path is short, and the server's own user must reach it. In memory
+        # where there is room, since each database is a copy of some hundred files.
+        self.folder = Path(tempfile.mkdtemp(prefix="bh-pg-", dir=memory_folder() or "/tmp"))
         if os.geteuid() == 0:
             owner = pwd.getpwnam("postgres")
             os.chown(self.folder, owner.pw_uid, owner.pw_gid)
@@ -71,6 +75,10 @@ class Postgres:
         self.command(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")
         return self.url(name)
 
+    def drop(self, url: str) -> None:
+        """Take a database away, whoever is still connected."""
+        self.command(f"DROP DATABASE {name_in(url)} WITH (FORCE)")
+
     def dump(self, name: str) -> bytes:
         """Everything in one database, as an operator's backup holds it; bytes stand there in hex."""
         words = [str(self.programs / "pg_dump"), "-h", str(self.folder), "-U", "bulkhead", name]
@@ -90,32 +98,57 @@ class Postgres:
         assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[Postgres]:
-    server = Postgres()
-    yield server
-    server.stop()
+_POSTGRES = pytest.StashKey[Postgres]()
+_SQLITE = pytest.StashKey[Path]()
+
+
+def name_in(url: str) -> str:
+    """A database's name, from its URL."""
+    return url.removeprefix("postgresql://bulkhead@/").partition("?")[0]
 
 
 @pytest.fixture(scope="session")
-def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A prepared SQLite file, to be copied."""
-    path = tmp_path_factory.mktemp("sqlite") / "template.db"
-    database = Database(f"sqlite:///{path}")
-    Store(database).prepare()
-    # Closing the last connection writes the log back into the file.
-    database.dispose()
-    return path
+def postgres(request: pytest.FixtureRequest) -> Postgres:
+    """One for all: each `conftest` that imports this has a fixture of its own, and a server takes seconds."""
+    stash = request.config.stash
+    if _POSTGRES not in stash:
+        stash[_POSTGRES] = server = Postgres()
+        request.config.add_cleanup(server.stop)
+    return stash[_POSTGRES]
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A prepared SQLite file, to be copied; one for all."""
+    stash = request.config.stash
+    if _SQLITE not in stash:
+        stash[_SQLITE] = path = tmp_path_factory.mktemp("sqlite") / "template.db"
+        database = Database(f"sqlite:///{path}")
+        Store(database).prepare()
+        # Closing the last connection writes the log back into the file.
+        database.dispose()
+    return stash[_SQLITE]
+
+
+@contextlib.contextmanager
+def fresh_database(kind: str, request: pytest.FixtureRequest, folder: Path) -> Iterator[str]:
+    """The URL of a prepared, empty database, for fixtures of any scope."""
+    if kind == "postgresql":
+        server = request.getfixturevalue("postgres")
+        url = str(server.make())
+        yield url
+        server.drop(url)
+    else:
+        path = folder / "bulkhead.db"
+        shutil.copy(request.getfixturevalue("sqlite_template"), path)
+        yield f"sqlite:///{path}"
 
 
 @pytest.fixture(params=KINDS)
-def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """The URL of a prepared, empty database of either kind."""
-    if request.param == "postgresql":
-        return str(request.getfixturevalue("postgres").make())
-    path = tmp_path / "bulkhead.db"
-    shutil.copy(request.getfixturevalue("sqlite_template"), path)
-    return f"sqlite:///{path}"
+    with fresh_database(request.param, request, tmp_path) as url:
+        yield url
 
 
 @pytest.fixture
@@ -128,7 +161,6 @@ def store(database_url: str) -> Iterator[Store]:
 def dump(database_url: str, request: pytest.FixtureRequest) -> bytes:
     """Whatever somebody gets who steals the database: a dump, or SQLite's files with their log."""
     if database_url.startswith("postgresql"):
-        name = database_url.removeprefix("postgresql://bulkhead@/").partition("?")[0]
-        return bytes(request.getfixturevalue("postgres").dump(name))
+        return bytes(request.getfixturevalue("postgres").dump(name_in(database_url)))
     file = Path(database_url.removeprefix("sqlite:///"))
     return b"".join(path.read_bytes() for path in sorted(file.parent.glob(f"{file.name}*")))

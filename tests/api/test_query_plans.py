@@ -6,7 +6,6 @@ Each is asked the way the product asks it; the statements that it sent are expla
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +23,7 @@ from orchestrator.store.store import Store
 from orchestrator.store.tables.fleet import HostRow
 from orchestrator.store.unit_of_work import table_of
 from tests.api.deployment import Deployment, deploy, key
-from tests.databases import KINDS
+from tests.databases import KINDS, fresh_database
 
 HOSTS, GPUS_EACH, INSTANCES, WAITING, TENANTS = 1000, 10, 100_000, 500, 10
 #: Tables that grow with what tenants do or with the fleet's GPUs: none of them may be read from end to end.
@@ -107,22 +106,17 @@ def _filled(database: Database) -> None:
 
 @pytest.fixture(scope="module", params=KINDS)
 def large(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
-    if request.param == "postgresql":
-        url = request.getfixturevalue("postgres").make()
-    else:
-        path = tmp_path_factory.mktemp("large") / "bulkhead.db"
-        shutil.copy(request.getfixturevalue("sqlite_template"), path)
-        url = f"sqlite:///{path}"
-    database = Database(url)
-    deployed = deploy(Store(database))
-    _filled(database)
-    deployed.tenants["t3"] = "ten_3"
-    deployed.person("member", "t3", "member")
-    member = deployed.client("member")
-    made = member.post(f"{T}/networks", json={"name": "lan", "cidr": "10.0.0.0/16"}, headers=key())
-    assert made.status_code == 201
-    yield deployed
-    database.dispose()
+    with fresh_database(request.param, request, tmp_path_factory.mktemp("large")) as url:
+        database = Database(url)
+        deployed = deploy(Store(database))
+        _filled(database)
+        deployed.tenants["t3"] = "ten_3"
+        deployed.person("member", "t3", "member")
+        member = deployed.client("member")
+        made = member.post(f"{T}/networks", json={"name": "lan", "cidr": "10.0.0.0/16"}, headers=key())
+        assert made.status_code == 201
+        yield deployed
+        database.dispose()
 
 
 Said = list[tuple[str, Any]]

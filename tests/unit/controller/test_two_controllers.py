@@ -23,6 +23,7 @@ from orchestrator.store.store import Store
 from orchestrator.store.tables.audit import AuditRecordRow
 from orchestrator.store.tables.leases import LeaseRow
 from orchestrator.store.unit_of_work import table_of
+from tests.databases import fresh_database
 from tests.unit.controller.platform import Platform
 from tests.unit.link import listener
 
@@ -99,8 +100,9 @@ def placements(platform: Platform) -> list[str]:
 
 
 @pytest.fixture
-def url(postgres) -> str:
-    return str(postgres.make())
+def url(postgres, request, tmp_path) -> Iterator[str]:
+    with fresh_database("postgresql", request, tmp_path) as url:
+        yield url
 
 
 @pytest.fixture
