@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.testclient import TestClient
 
-from api.app import public_app
+from api.app import public_app, routes_only
+from api.calls import Verifier
 from api.fresh_secrets import FreshToken
 from orchestrator.controller import catalog, control, hosts, people, tenants
 from orchestrator.controller.control import Control, ControlSettings
@@ -48,6 +50,21 @@ class Clock:
 
     def __call__(self) -> int:
         return self.now_ms
+
+
+@functools.cache
+def _routes() -> FastAPI:
+    return routes_only()
+
+
+def app_over(control: Control, verifier: Verifier | None = None) -> FastAPI:
+    """`public_app` with the routes of one app for all of them: they hold nothing of a deployment.
+
+    FastAPI works out an app's routes at its first request, which takes longer than most tests.
+    """
+    app = public_app(control, verifier)
+    app.router = _routes().router
+    return app
 
 
 def key() -> dict[str, str]:
@@ -129,7 +146,7 @@ def deploy(
         settings=chosen,
         clock=clock,
     )
-    made = Deployment(joined, clock, public_app(joined))
+    made = Deployment(joined, clock, app_over(joined))
     shape = {"page_size_kib": 2048, "threads_per_core": 1, "gpu_model": None, "isolation": "dedicated"}
     with store.unit_of_work(CONTROLLER) as tx:
         for name in ("acme", "globex"):

@@ -20,7 +20,6 @@ from schemathesis.checks import not_a_server_error
 from schemathesis.schemas import BaseSchema
 
 from api import openapi
-from api.app import public_app
 from orchestrator.controller import catalog, control, networks, people, volumes
 from orchestrator.controller.caller import Caller
 from orchestrator.controller.control import ControlSettings
@@ -35,7 +34,7 @@ from orchestrator.model.errors import NotFoundError
 from orchestrator.store.nouns import GPUS
 from orchestrator.store.rows import PLATFORM
 from orchestrator.store.store import Store
-from tests.api.deployment import FINGERPRINT, PEPPER, Clock, Deployment, key
+from tests.api.deployment import FINGERPRINT, PEPPER, Clock, Deployment, app_over, key
 from tests.unit.controller.platform import DIGEST, Platform
 
 #: What stands in paths and bodies most of the time; ids take the names' places when a call is sent.
@@ -223,7 +222,7 @@ def world(store: Store, folder: Path) -> World:
         settings=settings,
         clock=clock,
     )
-    deployed = Deployment(joined, clock, public_app(joined), tenants={"acme": platform.acme.tenant_id})
+    deployed = Deployment(joined, clock, app_over(joined), tenants={"acme": platform.acme.tenant_id})
     deployed.person("operator", None, "operator")
     deployed.person("admin", "acme", "tenant-admin")
     deployed.person("somebody", "acme", "tenant-admin")

@@ -11,7 +11,6 @@ from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 from starlette.testclient import TestClient
 
-from api.app import public_app
 from api.middleware import MAX_BODY_BYTES
 from orchestrator.access.tokens import make_token, parse_token
 from orchestrator.controller import people
@@ -19,7 +18,7 @@ from orchestrator.controller.people import NewPrincipal
 from orchestrator.model.actor import CONTROLLER
 from orchestrator.model.errors import UnauthenticatedError
 from orchestrator.store.tables.people import TokenRow
-from tests.api.deployment import Deployment, key
+from tests.api.deployment import Deployment, app_over, key
 from tests.api.rows import records
 
 T = "/v1/tenants/acme"
@@ -105,7 +104,7 @@ def test_whom_a_provider_vouches_for_comes_in(deployed: Deployment):
     with deployed.store.unit_of_work(CONTROLLER) as tx:
         wanted = NewPrincipal("alice", "user", ("member",), "https://id.example", "alice-1")
         people.create(tx, deployed.tenants["acme"], wanted)
-    app = public_app(deployed.control, _Provider())
+    app = app_over(deployed.control, _Provider())
     client = TestClient(app)
 
     def ask(token: str, path: str = T):

@@ -15,7 +15,6 @@ import pytest
 from sqlalchemy import select, update
 from starlette.testclient import TestClient
 
-from api.app import public_app
 from api.auth.jwks import fetcher
 from api.auth.oidc import MAX_KEYS_BYTES, Issuer, OidcVerifier
 from orchestrator.controller import people, tenants
@@ -28,7 +27,7 @@ from orchestrator.store.store import Store
 from orchestrator.store.tables.audit import AuditRecordRow
 from orchestrator.store.tables.people import PrincipalRow
 from orchestrator.store.unit_of_work import table_of
-from tests.api.deployment import Deployment, deploy, key
+from tests.api.deployment import Deployment, app_over, deploy, key
 from tests.api.issuer import LocalIssuer
 from tests.api.test_oidc import AUD, BAD, GOOD, ISS, JWKS, NOW_S, made, sign_other
 from tests.api.test_oidc import claims as claimed
@@ -51,7 +50,7 @@ def guarded(deployed: Deployment, issuer: LocalIssuer) -> TestClient:
     with deployed.store.unit_of_work(CONTROLLER) as tx:
         wanted = people.NewPrincipal("ann", "user", ("member",), issuer=ISS, subject="user-1")
         people.create(tx, deployed.tenants["acme"], wanted)
-    return TestClient(public_app(deployed.control, verifier), raise_server_exceptions=False)
+    return TestClient(app_over(deployed.control, verifier), raise_server_exceptions=False)
 
 
 def shown(client: TestClient, token: str, path: str = T) -> httpx2.Response:
@@ -131,7 +130,7 @@ def test_another_tenant_is_hidden_and_the_platform_forbidden(guarded: TestClient
 def test_the_same_subject_of_another_issuer_is_somebody_else(deployed: Deployment, issuer: LocalIssuer):
     other = "https://other.example.org"
     trusted = (Issuer(ISS, AUD, issuer.keys_url), Issuer(other, AUD, issuer.keys_url))
-    client = TestClient(public_app(deployed.control, OidcVerifier(trusted, fetcher(), lambda: NOW_S * 1000)))
+    client = TestClient(app_over(deployed.control, OidcVerifier(trusted, fetcher(), lambda: NOW_S * 1000)))
     with deployed.store.unit_of_work(CONTROLLER) as tx:
         wanted = people.NewPrincipal("ann", "user", ("member",), issuer=ISS, subject="user-1")
         people.create(tx, deployed.tenants["acme"], wanted)
@@ -201,7 +200,7 @@ def test_an_id_lists_a_tenant_as_its_name_does(sqlite_store: Store):
         listed.control,
         settings=replace(listed.control.settings, binders={OURS: frozenset({listed.tenants["globex"]})}),
     )
-    listed.app = public_app(by_id)
+    listed.app = app_over(by_id)
     assert bind(listed, "acme-admin", "acme", OURS).status_code == 403
     assert bind(listed, "globex-admin", "globex", OURS).status_code == 201
 

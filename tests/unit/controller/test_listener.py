@@ -11,7 +11,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from api.app import public_app
 from orchestrator.controller import hosts
 from orchestrator.controller.control import Control, ControlSettings, join
 from orchestrator.controller.instances import new_revision
@@ -20,7 +19,8 @@ from orchestrator.model.protocol import MAX_WAIT_S
 from orchestrator.store.engine import Database
 from orchestrator.store.listener import Listener
 from orchestrator.store.store import Store
-from tests.api.deployment import Deployment, deploy, key
+from tests.api.deployment import Deployment, app_over, deploy, key
+from tests.databases import fresh_database
 from tests.unit.controller.platform import Platform
 from tests.unit.controller.test_agents_api import Ground
 from tests.unit.link.listener import eventually
@@ -71,8 +71,9 @@ class Other:
 
 
 @pytest.fixture
-def url(postgres) -> str:
-    return str(postgres.make())
+def url(postgres, request, tmp_path) -> Iterator[str]:
+    with fresh_database("postgresql", request, tmp_path) as url:
+        yield url
 
 
 @pytest.fixture
@@ -216,7 +217,7 @@ def test_a_wait_for_an_operation_at_the_other_controller_ends(url):
     made = one.client("acme-member").post(path, json=body, headers=key())
     assert made.status_code == 202, made.text
 
-    there = Deployment(two, one.clock, public_app(two), one.people, one.tenants)
+    there = Deployment(two, one.clock, app_over(two), one.people, one.tenants)
     states: list[str] = []
 
     def wait() -> None:
