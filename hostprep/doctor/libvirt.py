@@ -27,6 +27,8 @@ _QUOTED = re.compile(r'"([^"\n]*)"')
 _STATUS = re.compile(r"^(Uid|CapEff|NoNewPrivs|Seccomp):\s*(\S+)", re.MULTILINE)
 _MOUNTS = {None: "", True: "its own", False: "the host's"}
 _TMPFS = frozenset({"tmpfs", "ramfs"})
+#: Who may not look at the first process sees the same mounts itself, unless it was given others.
+MOUNTS = ("proc/1/mounts", "proc/self/mounts")
 _CONF = f"/{QEMU_CONF}, then restart virtqemud"
 
 
@@ -63,7 +65,8 @@ def read(look: Look) -> LibvirtFacts:
     """Read them."""
     root = look.root
     conf = read_text(root / QEMU_CONF)
-    mounts = read_text(root / "proc/self/mounts")
+    # The first process has the host's mounts; the agent's unit gives it others, in which /proc is hidden.
+    mounts = next(filter(None, (read_text(root / each) for each in MOUNTS)), None)
     rows = [line.split() for line in (mounts or "").splitlines() if len(line.split()) >= 4]
     return LibvirtFacts(
         conf=None if conf is None else dict(_SETTING.findall(conf)),
@@ -210,7 +213,7 @@ def _places(facts: LibvirtFacts) -> tuple[Finding, ...]:
                 read=None
                 if facts.mounts is None
                 else ", ".join(f"{path} on {kind or 'something unknown'}" for path, kind in kinds.items()),
-                source="/proc/self/mounts",
+                source="/proc/1/mounts",
                 mend="mount tmpfs on " + " and ".join(on_disk) + "; keep NVRAM elsewhere"),
         finding("L8", MUST, None if facts.secrets is None else not facts.secrets, subject="secrets",
                 expected="no secret kept on disk",
@@ -219,7 +222,7 @@ def _places(facts: LibvirtFacts) -> tuple[Finding, ...]:
                 source="neither /etc/libvirt nor /var/lib/libvirt"),
         finding("L8", MUST, hidden, subject="/proc", expected="hidepid=2", read=facts.proc_options,
                 mend="mount -o remount,hidepid=2 /proc, and the same in /etc/fstab",
-                source="/proc/self/mounts"),
+                source="/proc/1/mounts"),
     )  # fmt: skip
 
 
@@ -253,7 +256,7 @@ def _running(root: HostPath) -> tuple[Qemu, ...] | None:
     found = listing(folder)
     if found is None:
         return None
-    own = read_link(root / "proc/self/ns/mnt")
+    own = read_link(root / "proc/1/ns/mnt")
     made: list[Qemu] = []
     for file in found:
         text = read_text(folder / file) if file.endswith(".pid") else None

@@ -103,6 +103,7 @@ def _sshd(text: str) -> str:
 _KEEP: dict[str, Callable[[str], str]] = {
     "proc/cmdline": _cmdline,
     "proc/cpuinfo": _cpuinfo,
+    "proc/1/mounts": _mounts,
     "proc/self/mounts": _mounts,
     QEMU_CONF: _qemu_conf,
     "proc/net/tcp": _listening,

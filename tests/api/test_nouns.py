@@ -502,7 +502,7 @@ def test_what_a_hosts_doctor_found_is_for_the_platforms_people(deployed: Deploym
     early = operator.post(examine)
     assert (early.status_code, early.json()["code"]) == (409, "host.state")
     with deployed.store.unit_of_work(CONTROLLER) as tx:
-        tx.note(table_of(HostRow).update().values(state="ready"))
+        tx.note(table_of(HostRow).update().values(state="ready", agent_version="0.1.0"))
 
     asked = operator.post(examine)
     assert asked.status_code == 200

@@ -189,10 +189,10 @@ class Machine:
         self.put("run/virtqemud.pid", 900)
         self.put("proc/900/limits", "Max locked memory  65536  65536  bytes")
         self.put("proc/900/status", "Name: virtqemud\nCapEff:\t000001ffffffffff")
-        self.put("proc/self/mounts", "- / ext4 rw\n- /proc proc rw,hidepid=invisible\n- /run tmpfs rw\n"
+        self.put("proc/1/mounts", "- / ext4 rw\n- /proc proc rw,hidepid=invisible\n- /run tmpfs rw\n"
                                      "- /var/lib/libvirt/qemu tmpfs rw")  # fmt: skip
         self.put("proc/net/tcp", "0: 00000000:0016 00000000:0000 0A")
-        self.links["proc/self/ns/mnt"] = "mnt:[4026531841]"
+        self.links["proc/1/ns/mnt"] = "mnt:[4026531841]"
         self.guest("vm_a", 1001)
         self.guest("vm_b", 1002)
 

@@ -111,8 +111,8 @@ def daemon(capabilities: str, limit: str) -> Callable[[Machine], None]:
 
 def mounted(text: str, instead: str) -> Callable[[Machine], None]:
     def change(made: Machine) -> None:
-        assert text in made.texts["proc/self/mounts"]
-        made.put("proc/self/mounts", made.texts["proc/self/mounts"].replace(text, instead))
+        assert text in made.texts["proc/1/mounts"]
+        made.put("proc/1/mounts", made.texts["proc/1/mounts"].replace(text, instead))
 
     return change
 
@@ -343,6 +343,24 @@ def test_a_kernel_that_is_not_in_boot_is_not_called_the_newest() -> None:
     made.put("boot/vmlinuz-6.1.0-amd64", "")
     found = ask(made.recording())["S2", "host"]
     assert (found.status, found.read) == (Status.UNKNOWN, "6.12.48-amd64 runs; /boot does not hold it")
+
+
+def test_the_sandbox_of_the_agent_is_not_taken_for_the_hosts_mounts() -> None:
+    """Its unit hides others' processes from it and gives it mounts of its own, as libvirt does a guest."""
+    made = one_socket()
+    made.put("proc/self/mounts", made.texts["proc/1/mounts"])
+    made.links["proc/self/ns/mnt"] = "mnt:[4026539999]"
+    mounted("rw,hidepid=invisible", "rw")(made)
+    made.links["proc/1001/ns/mnt"] = made.links["proc/1/ns/mnt"]
+    found = ask(made.recording())
+    assert found["L8", "/proc"].status is Status.FAIL
+    assert found["L4", "vm_a"].status is Status.FAIL
+
+
+def test_who_may_not_see_the_first_process_asks_of_itself() -> None:
+    made = one_socket()
+    made.texts["proc/self/mounts"] = made.texts.pop("proc/1/mounts")
+    assert ask(made.recording())["L8", "/proc"].status is Status.PASS
 
 
 def test_swap_on_dm_crypt_or_in_memory_is_fine() -> None:
