@@ -7,6 +7,7 @@ failure is a `BulkheadError`. `tests/contract` says what an implementation must 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from orchestrator.isolation.flows import FlowProgram
@@ -76,6 +77,9 @@ class Devices(Protocol):
 
 class Switch(Protocol):
     """Our own Open vSwitch bridge."""
+
+    def kept(self) -> AbstractContextManager[None]:
+        """Let calls within share what connecting costs; what each of them reads is as fresh as without."""
 
     def ensure_bridge(self) -> None:
         """Make the bridge: secure fail mode, no in-band control, no flows; uplink joined if configured."""

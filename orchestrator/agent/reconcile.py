@@ -68,7 +68,10 @@ class Agent:
             AssignmentRefused: it contradicts itself or this host; nothing was touched.
             HostError: the host itself cannot be read or its switch not be made.
         """
-        effects = Effects(self._progress)
+        with self._host.switch.kept():
+            return self._apply(assignment, Effects(self._progress))
+
+    def _apply(self, assignment: Assignment, effects: Effects) -> HostReport:
         began = time.monotonic()
         refused = refusal(self._journal.state, assignment, self._host_id)
         if refused is not None:
@@ -105,8 +108,9 @@ class Agent:
         refused = refusal(self._journal.state, assignment, self._host_id)
         if refused is not None and refused.code != "assignment.stale":
             raise refused
-        facts = self._admit(assignment, effects)
-        return self._look(assignment, facts, effects)
+        with self._host.switch.kept():
+            facts = self._admit(assignment, effects)
+            return self._look(assignment, facts, effects)
 
     def _admit(self, assignment: Assignment, effects: Effects) -> HostFacts:
         facts = effects.do(assignment.host, "read_host", self._host.inspector.host)

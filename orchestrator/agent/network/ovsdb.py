@@ -1,13 +1,15 @@
 """Reads and changes Open vSwitch's database, one short conversation at a time.
 
-Each call connects anew, takes a snapshot of the tables we use, and goes: so what is read is never
-older than the call, a restarted ovsdb-server needs no care, and nothing runs between calls. (ovsdbapp's own
-connection is one per process with a thread and a cache that may lag; its helpers and the IDL under it are
-used instead.) Never decides what a bridge or a port should be: `switch` does.
+Each call connects anew, takes a snapshot of the tables we use, and goes: so a restarted ovsdb-server needs no
+care, and nothing runs between calls. Most of a conversation's time goes into reading the schema, so calls
+within `kept` share one; each of them brings it up to date first, and what is read is never older than the
+call. (ovsdbapp's own connection is one per process with a thread and a cache that may lag; its helpers and
+the IDL under it are used instead.) Never decides what a bridge or a port should be: `switch` does.
 """
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -39,6 +41,23 @@ class Database:
     def __init__(self, socket_path: str = "/run/openvswitch/db.sock", *, timeout_s: float = 10.0) -> None:
         self._remote = f"unix:{socket_path}"
         self._timeout_s = timeout_s
+        self._kept = _Kept()
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Let this thread's calls within share one connection; other threads' calls have their own.
+
+        It ends with the block: a client that does not read makes the server hoard what it has to tell.
+        """
+        if self._kept.keeps:
+            yield
+            return
+        self._kept.keeps = True
+        try:
+            yield
+        finally:
+            self._kept.keeps = False
+            self._forget()
 
     def read(self, look: Callable[[Any], T]) -> T:
         """Give a fresh snapshot (tables by name, rows by UUID) to `look` and return what it makes of it.
@@ -89,24 +108,64 @@ class Database:
     @contextmanager
     def _conversation(self) -> Iterator[tuple[Any, float]]:
         deadline = time.monotonic() + self._timeout_s
-        idl = None
+        idl = self._kept.idl
+        if idl is None or not _up_to_date(idl, deadline):
+            self._forget()
+            idl = self._connected()
+            if self._kept.keeps:
+                self._kept.idl = idl
         try:
-            try:
-                helper = idlutils.get_schema_helper(self._remote, _SCHEMA)
-                for table in _TABLES:
-                    helper.register_table(table)
-                idl = ovs_idl.Idl(self._remote, helper)
-                idlutils.wait_for_change(idl, self._timeout_s)
-            except Exception as exc:  # both libraries raise bare Exception for a socket that does not answer
-                raise HostError(
-                    "network.database_down",
-                    f"the switch's database at {self._remote} does not answer: {exc}",
-                    hint="systemctl status openvswitch-switch",
-                ) from exc
             yield idl, deadline
         finally:
+            if idl is not self._kept.idl:
+                idl.close()
+
+    def _connected(self) -> Any:
+        idl = None
+        try:
+            helper = idlutils.get_schema_helper(self._remote, _SCHEMA)
+            for table in _TABLES:
+                helper.register_table(table)
+            idl = ovs_idl.Idl(self._remote, helper)
+            idlutils.wait_for_change(idl, self._timeout_s)
+        except Exception as exc:  # both libraries raise bare Exception for a socket that does not answer
             if idl is not None:
                 idl.close()
+            raise HostError(
+                "network.database_down",
+                f"the switch's database at {self._remote} does not answer: {exc}",
+                hint="systemctl status openvswitch-switch",
+            ) from exc
+        return idl
+
+    def _forget(self) -> None:
+        idl, self._kept.idl = self._kept.idl, None
+        if idl is not None:
+            idl.close()
+
+
+class _Kept(threading.local):
+    """The connection of a thread that keeps one."""
+
+    keeps: bool = False
+    idl: Any = None
+
+
+def _up_to_date(idl: Any, deadline: float) -> bool:
+    """Bring a connection up to date; False when it is of no use any more.
+
+    The server answers in order: once it has answered a question, all that was changed before has come.
+    """
+    idl.run()
+    if idl.state != ovs_idl.Idl.IDL_S_MONITORING:
+        return False
+    transaction = ovs_idl.Transaction(idl)
+    for root in idl.tables["Open_vSwitch"].rows.values():
+        root.fetch("cur_cfg")
+    try:
+        return bool(_commit(idl, transaction, deadline) == ovs_idl.Transaction.SUCCESS)
+    except HostError:
+        return False
 
 
 def _count_up(tables: Any) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,10 @@ class OvsSwitch:
         self._flows = FlowTable(bridge, rundir)
         self._datapath_type = datapath_type
         self._uplink_type = uplink_type
+
+    def kept(self) -> AbstractContextManager[None]:
+        """Let this thread's calls within share one connection to the database."""
+        return self._database.kept()
 
     def ensure_bridge(self) -> None:
         """Make the bridge and join the uplink, or repair what strays if they are ours.

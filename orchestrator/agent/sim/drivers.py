@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 
 from orchestrator.agent.host import Host
 from orchestrator.agent.ports import Keys
@@ -211,6 +212,10 @@ class SimSwitch:
 
     def __init__(self, world: SimWorld) -> None:
         self._world = world
+
+    def kept(self) -> AbstractContextManager[None]:
+        """Nothing is connected to."""
+        return nullcontext()
 
     def ensure_bridge(self) -> None:
         """Make the bridge once."""

@@ -275,6 +275,37 @@ class TestOutages:
         vswitch.start_database()
         assert switch.observe() == before
 
+    def test_calls_that_share_a_connection_read_what_is_there_now(
+        self, clean: DummyVswitch, switch: OvsSwitch
+    ) -> None:
+        running(clean, switch, "prt_a")
+        somebody_else = OvsSwitch(database=clean.socket, rundir=str(clean.home), datapath_type="dummy")
+        with switch.kept():
+            for _ in range(5):
+                somebody_else.close_port("prt_a")
+                assert [port.open for port in switch.observe().ports] == [False]
+                somebody_else.open_port("prt_a", 9)
+                assert [port.open for port in switch.observe().ports] == [True]
+
+    def test_shared_connection_lives_as_long_as_the_block_and_a_restart_of_the_server_ends_it(
+        self, clean: DummyVswitch, switch: OvsSwitch
+    ) -> None:
+        running(clean, switch, "prt_a")
+        database = switch._database
+        with switch.kept():
+            before = switch.observe()
+            first = database._kept.idl
+            with switch.kept():
+                assert switch.observe() == before
+            assert database._kept.idl is first
+            clean.kill_database()
+            with refused(HostError, "network.database_down", hint=True):
+                switch.observe()
+            clean.start_database()
+            assert switch.observe() == before
+            assert database._kept.idl is not first
+        assert database._kept.idl is None
+
     def test_change_that_loses_a_race_is_worked_out_again(
         self, clean: DummyVswitch, switch: OvsSwitch
     ) -> None:
