@@ -1,8 +1,8 @@
-"""The controller of a lab: a process of its own on this machine, and lab hosts that are enrolled with it.
+"""The controller of a lab: a process of its own on this machine.
 
 Agents dial out of the lab host through a port that ssh forwards back here; nothing else of this machine can
 be reached from there. State lies in `.lab/controller` and goes with `down`. Repeatable: what runs already
-stays. Called by the showcase and the lab tests.
+stays. Called by the showcase, the lab tests and `prepared`, which lets hosts in.
 """
 
 from __future__ import annotations
@@ -30,12 +30,6 @@ from orchestrator.model.errors import NotFoundError
 ADDRESS = "127.0.0.1"
 START_LIMIT_S = 180
 STOP_LIMIT_S = 30
-AGENT_UNIT = "bulkhead-agent"
-#: The lab host is an emulated machine without Secure Boot, a hardened command line or a clock server: what
-#: its doctor finds is shown by `bulkhead host doctor`, and keeps no tenant away. Nowhere else is `*` right.
-AGENT_SETTINGS = 'doctor_accepted = ["*"]\n'
-_SETTINGS_FILE = "/etc/bulkhead/agent.toml"
-_ENROLLED = "/var/lib/bulkhead/agent/link/enrolment.json"
 
 
 @dataclass(frozen=True)
@@ -77,7 +71,7 @@ class LabController:
         )
         with (self.folder / "log").open("ab") as log:
             process = subprocess.Popen(
-                [*_bulkhead(), "controller", "serve", "--settings", str(self._settings())],
+                [*bulkhead(), "controller", "serve", "--settings", str(self._settings())],
                 cwd=build.REPOSITORY, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 start_new_session=True,
             )  # fmt: skip
@@ -135,7 +129,7 @@ class LabController:
         if not path.exists():
             words = ("controller", "operator-token", "operator", "--settings", str(self._settings()))
             done = subprocess.run(
-                [*_bulkhead(), *words], cwd=build.REPOSITORY, capture_output=True, text=True, check=True
+                [*bulkhead(), *words], cwd=build.REPOSITORY, capture_output=True, text=True, check=True
             )
             _write_private(path, done.stdout.strip())
         return Client(self.url, path.read_text(), ca=self.authority)
@@ -168,38 +162,10 @@ class LabController:
         write_profiles(path, profiles)
         return path.parent.parent
 
-    # -- its hosts
-
-    def join(self, host: lab.LabHost, *, restart: bool = False) -> str:
-        """Let a lab host in and have its agent serve; return the host's id.
-
-        Args:
-            restart: let an agent that serves start anew, as after an upgrade.
-
-        Raises:
-            lab.LabError: the agent refuses, or belongs to another controller.
-        """
+    def ports(self) -> tuple[int, int]:
+        """The public API's port and the agents' listener's."""
         record = self._must_run()
-        for port in (record.public_port, record.agents_port):
-            host.forward_back(port)
-        name = f"lab{host.number}"
-        host.ssh(f"mkdir -p /etc/bulkhead && cat >{_SETTINGS_FILE}", input=AGENT_SETTINGS.encode())
-        enrolled = host.ssh(f"cat {_ENROLLED} 2>/dev/null || echo '{{}}'").stdout
-        with self.operator() as operator:
-            known = found(operator.hosts, name)
-            if known is None or json.loads(enrolled).get("host") != known["id"]:
-                self._enrol(host, operator, name, fresh=known is None)
-            identity = str(operator.hosts[name].get()["id"])
-        verb = "restart" if restart else "start"
-        unit = f"systemctl {verb} {AGENT_UNIT} 2>/dev/null || systemd-run -q --unit {AGENT_UNIT}"
-        host.ssh(f"{unit} -p Restart=always -p RestartSec=2 bulkhead agent serve", 120)
-        return identity
-
-    def _enrol(self, host: lab.LabHost, operator: Client, name: str, *, fresh: bool) -> None:
-        if not fresh:
-            raise lab.LabError(f"{name} is known and not enrolled here: take the lab down first (make stop)")
-        token = str(operator.hosts.create({"name": name, "disk_gib": 16}).body["join_token"])
-        host.ssh(f"bulkhead agent enrol --controller {self.url} --token-file -", 120, input=token.encode())
+        return record.public_port, record.agents_port
 
     # -- inside
 
@@ -246,7 +212,8 @@ def ensure(things: Collection, wanted: dict[str, Any]) -> dict[str, Any]:
     return found(things, str(wanted["name"])) or dict(things.create(wanted).body)
 
 
-def _bulkhead() -> list[str]:
+def bulkhead() -> list[str]:
+    """Return the argv of this checkout's command line, without its words."""
     return [sys.executable, "-m", "orchestrator"]
 
 

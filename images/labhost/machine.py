@@ -42,6 +42,11 @@ class Shape:
         per_node = self.cores * self.threads
         return f"{node * per_node}-{(node + 1) * per_node - 1}"
 
+    def first_core(self, node: int) -> str:
+        """Return the CPUs of the first core of `node`, the host's own, as `thread_siblings_list` has them."""
+        first = node * self.cores * self.threads
+        return str(first) if self.threads == 1 else f"{first}-{first + self.threads - 1}"
+
 
 SHAPES = {
     shape.name: shape
@@ -127,11 +132,15 @@ def kernel_command_line(spec: Spec) -> str:
     """Return the kernel's parameters, with the public ssh key as a systemd credential."""
     key = base64.b64encode(spec.public_key.strip().encode()).decode()
     pages = ",".join(f"{node}:{HUGEPAGES_PER_NODE}" for node in range(spec.shape.sockets))
+    own = ",".join(spec.shape.first_core(node) for node in range(spec.shape.sockets))
     words = [
         # 6 shows notices: the banner is one, and `watch` tells boots apart by it.
         "root=/dev/vda", "rw", "console=ttyS0", "loglevel=6", "fsck.mode=skip",
         "intel_iommu=on", "iommu.strict=1", "iommu.passthrough=0",
         "hugepagesz=2M", f"hugepages={pages}", "transparent_hugepage=never",
+        # What `bulkhead host prepare` has GRUB give a server's kernel; QEMU is this one's boot loader.
+        "nohibernate", "init_on_alloc=1", "init_on_free=1", "slab_nomerge", "page_alloc.shuffle=1",
+        "randomize_kstack_offset=1", "vsyscall=none", "debugfs=off", f"irqaffinity={own}",
         # Emulated CPUs stand still for a while when the machine is busy.
         "rcupdate.rcu_cpu_stall_timeout=120", "nowatchdog", "no_timer_check",
         f"systemd.hostname=lab{spec.number}", f"systemd.machine_id={spec.number:032x}",

@@ -18,6 +18,7 @@ from rich.filesize import decimal
 from rich.table import Table
 
 from images.labhost.control import LabController, ensure, found
+from images.labhost.prepared import prepare
 from images.labhost.session import LabSession, Say, open_session
 from images.labhost.tenants import GPU_DEVICE, GPU_VENDOR
 from orchestrator.model.errors import BulkheadError
@@ -63,9 +64,11 @@ def main() -> int:
     controller = LabController()
     controller.start()
     say(f"controller: {controller.url}")
-    host = controller.join(session.host, restart=session.pushed)
-    say(f"lab host: enrolled as {host}, its agent serves")
     try:
+        prepared = prepare(controller, session.host, restart=session.pushed)
+        say(
+            f"lab host: prepared, {len(prepared.changed)} of {prepared.tasks} tasks changed it; its agent serves"
+        )
         changed = provide(controller, session, say)
         shown = [look(controller, session, tenant, name) for tenant, name in TENANTS]
     except BulkheadError as exc:

@@ -72,11 +72,21 @@ LAB = pytest.StashKey[Lab]()
 BOOTED_HERE = pytest.StashKey[bool]()
 
 
+def _say(words: str) -> None:
+    print(words, file=sys.stderr, flush=True)
+
+
 @pytest.fixture(scope="session")
 def lab_host(request: pytest.FixtureRequest) -> Lab:
     stash = request.session.stash
     stash[BOOTED_HERE] = lab.LabHost(1).running() is None
-    stash[LAB] = Lab(open_session(lambda words: print(words, file=sys.stderr, flush=True)))
+    try:
+        stash[LAB] = Lab(open_session(_say))
+    except lab.LabDiedError as exc:
+        host = lab.LabHost(1)
+        _say(f"the lab host itself died before the first test: {exc}\n{host.last_words()}")
+        host.restart_once()
+        stash[LAB] = Lab(open_session(_say))
     return stash[LAB]
 
 
@@ -84,7 +94,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     """Tell how often the lab host died, and take it down if it was not up before."""
     if (lab_ := session.stash.get(LAB, None)) is not None:
         for death in lab_.host.report()["deaths"]:
-            print(f"\nthe lab host itself died during the tests: {death}", file=sys.stderr)
+            _say(f"\nthe lab host itself died during the tests: {death}")
         lab_.session.preloaded.close()
     if session.stash.get(BOOTED_HERE, False):
         commands.down(lambda words: None)
@@ -103,10 +113,9 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
         silent = any(lab.LabDiedError.__name__ in report.longreprtext for report in failed)
         reason = lab_.host.died_reason(quick=not silent)
         if reason is not None:
-            print(
+            _say(
                 f"\nthe lab host itself died (emulation, not the code under test): {reason}\n"
-                f"{lab_.host.last_words()}",
-                file=sys.stderr,
+                f"{lab_.host.last_words()}"
             )
             lab_.back_again()
             _forget_failed_fixtures(item)

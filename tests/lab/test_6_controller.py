@@ -17,6 +17,7 @@ import pytest
 
 from images.labhost import lab, showcase
 from images.labhost.control import LabController, ensure
+from images.labhost.prepared import prepare
 from images.labhost.tenants import GPU_DEVICE, GPU_VENDOR
 from orchestrator.client import TenantClient
 from orchestrator.controller.checks import violations
@@ -92,7 +93,7 @@ def deployment(lab_host) -> Iterator[Deployment]:
     controller = LabController(lab.lab_folder() / "controller-of-tests")
     controller.remove()
     controller.start()
-    controller.join(lab_host.host, restart=True)
+    prepare(controller, lab_host.host)
     made = Deployment(controller, lab_host)
     showcase.catalog(controller, lab_host.session)
     for name in (ACME, GLOBEX):

@@ -31,6 +31,7 @@ printf '[Service]\nEnvironment=LIBVIRTD_ARGS=\n' >/etc/systemd/system/libvirtd.s
 owner=$(stat -c 'uid=%u,gid=%g' /var/lib/libvirt/qemu)
 echo "tmpfs /var/lib/libvirt/qemu tmpfs nosuid,nodev,noexec,size=64m,$owner,mode=711 0 0" >>/etc/fstab
 mkdir -p /var/lib/bulkhead
+ln -s /opt/bulkhead/venv/bin/bulkhead /usr/local/bin/bulkhead
 
 rm -f /etc/ssh/ssh_host_*
 ssh-keygen -q -t ed25519 -N '' -f /etc/ssh/ssh_host_ed25519_key

@@ -67,6 +67,8 @@ class _Plan:
     check: bool
     reboot: bool
     disk_gib: int | None
+    #: Leaves the agent's code on the hosts as it is.
+    keep_agent: bool
     #: Where hosts find the controller; None enrols nothing.
     controller: str | None
     variables: dict[str, Any] = field(default_factory=dict)
@@ -92,6 +94,9 @@ def prepare(
     ] = False,
     ask_become_pass: Annotated[
         bool, typer.Option("--ask-become-pass", help="Ask for sudo's password on the hosts.")
+    ] = False,
+    keep_agent: Annotated[
+        bool, typer.Option("--keep-agent", help="Leave the agent's code on the hosts as it is.")
     ] = False,
     no_enrol: Annotated[
         bool, typer.Option("--no-enrol", help="Prepare only; no controller is asked.")
@@ -125,6 +130,7 @@ def prepare(
         check=check,
         reboot=reboot,
         disk_gib=disk_gib,
+        keep_agent=keep_agent,
         controller=None if no_enrol or check else _controller(session, controller),
     )
     if ask_become_pass:
@@ -172,7 +178,7 @@ def _prepare(root: Path, plan: _Plan) -> list[HostOutcome]:
     with tempfile.TemporaryDirectory(prefix="bulkhead-wheel-") as folder:
         variables = {
             **plan.variables,
-            "bulkhead_wheel": str(build_wheel(root, Path(folder))),
+            "bulkhead_wheel": "" if plan.keep_agent else str(build_wheel(root, Path(folder))),
             "reboot": "yes" if plan.reboot else "no",
         }
         run = PlaybookRun(root / "playbooks", "site.yml", plan.targets, plan.login, variables, plan.check)
