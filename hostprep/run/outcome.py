@@ -109,7 +109,7 @@ class Outcomes:
         name = data.get("task")
         host.tasks += 1
         if result.get("changed") is True and not any(each.startswith(f"{task}: ") for each in host.changed):
-            host.changed.append(task)
+            host.changed += [f"{task}: {each}" for each in _changed_in(result)] or [task]
         if name == _UNFINISHED:
             host.resumed = True
         if name == TELLS:
@@ -138,6 +138,13 @@ def _task(data: Mapping[str, Any]) -> str:
 def _item(result: Mapping[str, Any]) -> str:
     item = result.get("_ansible_item_label", result.get("item"))
     return str(item.get("dest") or item.get("path") or item) if isinstance(item, Mapping) else str(item)
+
+
+def _changed_in(result: Mapping[str, Any]) -> list[str]:
+    """Return what a script of ours says that it changed: lines of `changed: WHAT`."""
+    said = result.get("stdout")
+    lines = said.splitlines() if isinstance(said, str) else []
+    return [line.removeprefix("changed: ") for line in lines if line.startswith("changed: ")]
 
 
 def _message(result: Mapping[str, Any]) -> str:

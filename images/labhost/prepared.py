@@ -90,6 +90,8 @@ def _inventory(host: lab.LabHost, name: str) -> dict[str, Any]:
             "libvirt-daemon-driver-qemu", "libvirt-daemon-driver-secret", "nftables", "openvswitch-switch",
             "ovmf", "qemu-system-x86", "qemu-utils", "seabios",
         ],
+        # What its doctor finds is shown by `bulkhead host doctor`, and keeps no tenant away.
+        "bulkhead_agent_settings": {"doctor_accepted": ["*"]},
         "bulkhead_hugepages": dict.fromkeys(range(2), machine.HUGEPAGES_PER_NODE),
     }  # fmt: skip
     return {"all": {"hosts": {name: variables}}}

@@ -67,7 +67,7 @@ def main() -> int:
     try:
         prepared = prepare(controller, session.host, restart=session.pushed)
         say(
-            f"lab host: prepared, {len(prepared.changed)} of {prepared.tasks} tasks changed it; its agent serves"
+            f"lab host: prepared, {len(prepared.changed)} changes by {prepared.tasks} tasks; its agent serves"
         )
         changed = provide(controller, session, say)
         shown = [look(controller, session, tenant, name) for tenant, name in TENANTS]

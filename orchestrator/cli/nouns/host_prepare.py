@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,9 +40,12 @@ from orchestrator.cli.preparing import shown
 from orchestrator.cli.session import Session, session_of
 from orchestrator.client.http import check_url
 from orchestrator.model.errors import BulkheadError, ConflictError, HostError, InvalidInputError
+from orchestrator.model.states import HostState
 
 #: Of the space that is free, so much is offered to tenants' volumes where nothing else is said.
 _DISK_TENTHS = 9
+#: A busy host's agent takes a while to look at it whole.
+_HEARD_S = 180.0
 _ENROLLED_TASK = "Tell what the agent said"
 
 COLUMNS = (
@@ -214,6 +218,27 @@ def _enrol(session: Session, root: Path, plan: _Plan, found: Sequence[HostOutcom
         host.changed += ended.changed
         host.enrolled = ended.enrolled
         host.state, host.error = ended.state, ended.error
+    _heard(session, [fresh[name] for name in tokens if fresh[name].state is State.DONE])
+
+
+def _heard(session: Session, hosts: Sequence[HostOutcome]) -> None:
+    """Wait until the controller has heard each of them: an agent that does not stay up is no success."""
+    end = time.monotonic() + _HEARD_S
+    silent = {each.host: each for each in hosts}
+    with session.client() as client:
+        while silent and time.monotonic() < end:
+            for name in list(silent):
+                if client.hosts[name].get()["state"] != HostState.ENROLLING:
+                    del silent[name]
+            if silent:
+                time.sleep(1)
+    for name, host in silent.items():
+        host.state = State.FAILED
+        host.error = HostError(
+            "prepare.silent",
+            f"{name}: its agent enrolled and has said nothing for {_HEARD_S:.0f} s",
+            hint="on that host: systemctl status bulkhead-agent; journalctl -u bulkhead-agent",
+        )
 
 
 def _join_token(client: Any, host: HostOutcome, disk_gib: int | None) -> str:
