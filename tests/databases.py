@@ -12,8 +12,10 @@ import itertools
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,8 +26,21 @@ from orchestrator.store.engine import Database
 from orchestrator.store.store import Store
 from tests.memory import memory_folder
 
+#: For what never comes, on a busy machine.
+STARTS_WITHIN_S = 120
+OLD_S = 3600
 KINDS = ("sqlite", "postgresql")
 _numbers = itertools.count(1)
+
+
+def _remove_left() -> None:
+    """Take away the folders of servers whose tests were killed; younger ones may be about to start."""
+    for root in (Path("/tmp"), Path("/dev/shm")):
+        for folder in root.glob("bh-pg-*"):
+            with contextlib.suppress(FileNotFoundError):
+                running = (folder / "data" / "postmaster.pid").exists()
+                if not running and folder.stat().st_mtime < time.time() - OLD_S:
+                    shutil.rmtree(folder, ignore_errors=True)
 
 
 class Postgres:
@@ -37,27 +52,30 @@ class Postgres:
         self.programs = found[-1]
         # Whatever TMPDIR says: a socket's path is short, and the server's own user must reach it. In memory
         # where there is room, since each database is a copy of some hundred files.
+        _remove_left()
         self.folder = Path(tempfile.mkdtemp(prefix="bh-pg-", dir=memory_folder() or "/tmp"))
         if os.geteuid() == 0:
             owner = pwd.getpwnam("postgres")
             os.chown(self.folder, owner.pw_uid, owner.pw_gid)
         options = "--auth=trust --username=bulkhead --no-sync --encoding=UTF8 --locale=C.UTF-8"
         self._run("initdb", "-D", str(self.folder / "data"), *options.split())
-        settings = (
-            f"-k {self.folder} -c listen_addresses='' -c fsync=off -c synchronous_commit=off "
-            "-c full_page_writes=off -c max_connections=200"
-        )
-        self._run(
-            "pg_ctl",
-            "-D",
-            str(self.folder / "data"),
-            "-w",
-            "-l",
-            str(self.folder / "log"),
-            "-o",
-            settings,
-            "start",
-        )
+        settings = ["-k", str(self.folder)]
+        for each in (
+            "listen_addresses=",
+            "fsync=off",
+            "synchronous_commit=off",
+            "full_page_writes=off",
+            "max_connections=200",
+        ):
+            settings += ["-c", each]
+        # It ends with us, however we end: what lies in memory must not stay there.
+        lead = ["setpriv", "--pdeathsig", "QUIT"]
+        if os.geteuid() == 0:
+            lead += ["--reuid", "postgres", "--regid", "postgres", "--init-groups"]
+        argv = [*lead, str(self.programs / "postgres"), "-D", str(self.folder / "data"), *settings]
+        with (self.folder / "log").open("wb") as log:
+            self._server = subprocess.Popen(argv, cwd="/", stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        self._wait()
         self.command("CREATE DATABASE template_bulkhead")
         template = Database(self.url("template_bulkhead"))
         Store(template).prepare()
@@ -85,8 +103,22 @@ class Postgres:
         return subprocess.run(words, capture_output=True, check=True, cwd="/").stdout
 
     def stop(self) -> None:
-        self._run("pg_ctl", "-D", str(self.folder / "data"), "-m", "immediate", "-w", "stop")
+        self._server.send_signal(signal.SIGQUIT)
+        self._server.wait(STARTS_WITHIN_S)
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _wait(self) -> None:
+        """Until it answers."""
+        deadline = time.monotonic() + STARTS_WITHIN_S
+        while True:
+            try:
+                self.command("SELECT 1")
+            except psycopg.OperationalError:
+                assert self._server.poll() is None, (self.folder / "log").read_text()
+                assert time.monotonic() < deadline, (self.folder / "log").read_text()
+                time.sleep(0.02)
+            else:
+                return
 
     def _run(self, program: str, *arguments: str) -> None:
         # The server refuses to run as root.

@@ -297,7 +297,7 @@ def test_a_controller_believes_the_issuers_of_its_settings(tmp_path: Path, kind:
             people.create(tx, acme.id, wanted)
         with Running(parts) as running:
             pinned = ssl.create_default_context(cafile=parts.authority.certificate_path)
-            with httpx2.Client(verify=pinned, base_url=running.public_url) as client:
+            with httpx2.Client(verify=pinned, base_url=running.public_url, timeout=60) as client:
 
                 def status(token: str) -> int:
                     return int(client.get(T, headers={"Authorization": f"Bearer {token}"}).status_code)

@@ -72,7 +72,7 @@ def tls(authority: Authority, identity: Path | None) -> ssl.SSLContext:
 
 
 def get(listener: Listener, context: ssl.SSLContext, path: str = "/", **headers: str) -> Any:
-    with httpx2.Client(verify=context, trust_env=False) as client:
+    with httpx2.Client(verify=context, trust_env=False, timeout=60) as client:
         return client.get(listener.url + path, headers=headers).json()
 
 
@@ -111,7 +111,7 @@ def test_two_at_once_are_not_mixed_up(authority: Authority, listener: Listener, 
     }
 
     async def ask(name: str) -> list[str]:
-        async with httpx2.AsyncClient(verify=contexts[name], trust_env=False) as client:
+        async with httpx2.AsyncClient(verify=contexts[name], trust_env=False, timeout=60) as client:
             answers = [await client.get(listener.url + "/slow") for _ in range(3)]
         return [each.json()["host"] for each in answers]
 

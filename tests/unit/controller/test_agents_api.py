@@ -82,7 +82,7 @@ class Ground:
         return tls
 
     def get(self, tls: ssl.SSLContext, path: str, **more: object) -> httpx2.Response:
-        with httpx2.Client(verify=tls, base_url=self.listener.url, headers=HEADERS) as client:
+        with httpx2.Client(verify=tls, base_url=self.listener.url, headers=HEADERS, timeout=60) as client:
             return client.request(more.pop("method", "GET"), path, **more)
 
 

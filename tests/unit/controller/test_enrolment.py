@@ -79,7 +79,7 @@ class Gate:
 
     def status(self, tls: ssl.SSLContext) -> tuple[int, str]:
         headers = {"Bulkhead-Protocol": "1", "Content-Type": "application/json"}
-        with httpx2.Client(verify=tls, base_url=self.listener.url, headers=headers) as client:
+        with httpx2.Client(verify=tls, base_url=self.listener.url, headers=headers, timeout=60) as client:
             return said(client)
 
 
@@ -186,7 +186,7 @@ def test_a_certificate_is_renewed_in_time_and_the_old_one_ends(gate: Gate):
 
     # An open connection has shown its certificate once; it is looked at with each call all the same.
     headers = {"Bulkhead-Protocol": "1", "Content-Type": "application/json"}
-    with httpx2.Client(verify=old, base_url=gate.listener.url, headers=headers) as open_one:
+    with httpx2.Client(verify=old, base_url=gate.listener.url, headers=headers, timeout=60) as open_one:
         assert said(open_one) == IN
         assert asyncio.run(renew()) is True
         # An answer that got lost must not lock a host out: the old one counts until its end.
