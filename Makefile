@@ -27,8 +27,8 @@ lab-stop: stop ## same as stop
 
 test: check test-fast test-lab ## every test
 
-test-fast: .venv/ready ## the fast tests, under 5 minutes
-	@$(PY) -m pytest -q -n auto --dist worksteal -m 'not lab and not scenario and not soak and not bench' tests
+test-fast: .venv/ready ## the fast tests, one process per CPU, under 5 minutes
+	@$(PY) -m pytest -q -n auto --maxprocesses 8 --dist worksteal -m 'not lab and not scenario and not soak and not bench' tests
 
 test-lab: .venv/ready lab-packages ## the tests that boot guests and the lab host
 	@$(PY) -m pytest -q -m 'scenario or lab' --timeout 1800 tests

@@ -15,6 +15,7 @@ settings.register_profile(
 )
 settings.load_profile("bulkhead")
 
+_ALONE = ("lab", "scenario", "soak", "bench")
 #: Made of the OpenAPI document while they are collected, which takes seconds.
 _LONG_TO_COLLECT = {"test_schemathesis_soak.py"}
 
@@ -24,6 +25,15 @@ def pytest_configure(config: pytest.Config) -> None:
     # What a test leaves there is removed when it passes (`tmp_path_retention_policy`).
     if (folder := memory_folder()) is not None:
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(folder))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Refuse to spread what has one lab, one order or a clock of its own over processes."""
+    if hasattr(item.config, "workerinput"):
+        for name in _ALONE:
+            if item.get_closest_marker(name) is not None:
+                pytest.fail(f"{name} tests run in one process: leave -n out", pytrace=False)
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
