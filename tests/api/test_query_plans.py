@@ -39,8 +39,8 @@ INSERT INTO quota (tenant_id, generation, {{zeros}})
 INSERT INTO audit_stream (id, next_seq)
   SELECT 'ten_' || n, {INSTANCES // TENANTS} FROM numbers WHERE n < {TENANTS};
 INSERT INTO host (id, name, state, generation, revision, applied_epoch, applied_revision, boot_id,
-    agent_version, reason, disk_gib, used_disk_gib, created_ms, strays)
-  SELECT 'hst_' || n, 'big' || n, 'ready', 1, 1, 0, 0, '', '', '', 1000, 0, n, '[]' FROM numbers
+    agent_version, reason, cordoned_by, disk_gib, used_disk_gib, created_ms, strays)
+  SELECT 'hst_' || n, 'big' || n, 'ready', 1, 1, 0, 0, '', '', '', '', 1000, 0, n, '[]' FROM numbers
   WHERE n < {HOSTS};
 INSERT INTO gpu (id, host_id, address, vendor, device, serial, node, previous, state, tenancy, reason,
     generation, created_ms)
