@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import update
+from sqlalchemy import bindparam, update
 
 from orchestrator.controller.gpus import NOT_YET, evidence_of, move
 from orchestrator.model.fleet import FleetHost, GpuRecord
@@ -20,6 +20,12 @@ from orchestrator.store.tables.fleet import GpuRow
 from orchestrator.store.unit_of_work import UnitOfWork, table_of
 
 _TABLE = table_of(GpuRow)
+#: Every report asks this; written once.
+_CHANGING = GPUS.wanting(
+    PLATFORM,
+    _TABLE.c.host_id == bindparam("host"),
+    _TABLE.c.state.in_((GpuState.SANITISING, GpuState.EXPOSED)),
+)
 
 
 def taken_in(tx: UnitOfWork, host: FleetHost, report: HostReport) -> None:
@@ -27,8 +33,7 @@ def taken_in(tx: UnitOfWork, host: FleetHost, report: HostReport) -> None:
     if (report.epoch, report.revision) < (host.applied_epoch, host.applied_revision):
         return
     seen = {each.address: each for each in report.devices}
-    changing = _TABLE.c.state.in_((GpuState.SANITISING, GpuState.EXPOSED))
-    for gpu in GPUS.where(tx, PLATFORM, _TABLE.c.host_id == host.id, changing):
+    for gpu in GPUS.found(tx, _CHANGING, {"host": host.id}):
         found = seen.get(gpu.address)
         if gpu.state is GpuState.SANITISING:
             _given_back(tx, gpu, found)

@@ -22,6 +22,7 @@ from orchestrator.store.tables.tenants import DeploymentRow
 from orchestrator.store.unit_of_work import Reader, UnitOfWork, table_of
 
 _TABLE, _HOSTS = table_of(DeploymentRow), table_of(HostRow)
+_OURS = DEPLOYMENTS.wanting(PLATFORM)
 #: Hosts of which nobody expects a word.
 _SILENT = (HostState.ENROLLING, HostState.UNREACHABLE, HostState.FENCED)
 #: What an operator does about a database that is older than its hosts.
@@ -48,7 +49,7 @@ class Standing:
 
 def get(tx: Reader) -> Deployment:
     """Return the deployment of a prepared store."""
-    return DEPLOYMENTS.where(tx, PLATFORM)[0]
+    return DEPLOYMENTS.found(tx, _OURS)[0]
 
 
 def standing(tx: Reader) -> Standing:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import bindparam, select, update
 from sqlalchemy.exc import IntegrityError
 
 from orchestrator.controller.caller import unknown
@@ -19,6 +19,11 @@ from orchestrator.store.unit_of_work import Reader, UnitOfWork, table_of
 #: The class of what was not cleaned yet.
 NOT_YET = "none"
 _TABLE, _HOSTS = table_of(GpuRow), table_of(HostRow)
+_MOVE = (
+    update(_TABLE)
+    .where(_TABLE.c.id == bindparam("gpu"))
+    .values(previous=_TABLE.c.state, generation=_TABLE.c.generation + 1)
+)
 
 
 def get(tx: Reader, identity: str) -> GpuRecord:
@@ -40,11 +45,7 @@ def move(tx: UnitOfWork, identity: str, state: GpuState, **changes: Any) -> None
         ConflictError: `gpu.step`: there is no such edge.
     """
     try:
-        tx.execute(
-            update(_TABLE)
-            .where(_TABLE.c.id == identity)
-            .values(previous=_TABLE.c.state, state=state, generation=_TABLE.c.generation + 1, **changes)
-        )
+        tx.execute(_MOVE, {"gpu": identity, "state": state, **changes})
     except IntegrityError as exc:
         before = "where it is"
         raise ConflictError("gpu.step", f"{identity} cannot go from {before} to {state.value}") from exc

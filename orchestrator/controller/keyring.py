@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import bindparam, select, update
 
 from orchestrator.controller.assignments import OUTSIDE
 from orchestrator.keys.backend import TenantKeys
@@ -169,28 +169,37 @@ def _keep(tx: UnitOfWork, use: KeyUse, wrapped: WrappedKey) -> None:
     tx.record("volume.key_made", ("volume", use.subject), tenant=use.tenant, stage="outcome")
 
 
-def _assigned(tx: Reader, host_id: str, volume_id: str, generation: int, *, lock: bool = False) -> Any:
-    found = (
-        select(_VOLUMES.c.tenant_id, _VOLUMES.c.state)
-        .join(_INSTANCES, _INSTANCES.c.id == _VOLUMES.c.instance_id)
-        .join(_HOSTS, _HOSTS.c.id == _VOLUMES.c.host_id)
-        .where(
-            _VOLUMES.c.id == volume_id,
-            _VOLUMES.c.generation == generation,
-            _VOLUMES.c.host_id == host_id,
-            _INSTANCES.c.host_id == host_id,
-            _INSTANCES.c.state.not_in(OUTSIDE),
-            _VOLUMES.c.state.in_((VolumeState.CREATING, VolumeState.AVAILABLE, VolumeState.IN_USE)),
-            _HOSTS.c.state != HostState.FENCED,
-        )
+_ASSIGNED = (
+    select(_VOLUMES.c.tenant_id, _VOLUMES.c.state)
+    .join(_INSTANCES, _INSTANCES.c.id == _VOLUMES.c.instance_id)
+    .join(_HOSTS, _HOSTS.c.id == _VOLUMES.c.host_id)
+    .where(
+        _VOLUMES.c.id == bindparam("volume"),
+        _VOLUMES.c.generation == bindparam("generation"),
+        _VOLUMES.c.host_id == bindparam("host"),
+        _INSTANCES.c.host_id == bindparam("host"),
+        _INSTANCES.c.state.not_in(OUTSIDE),
+        _VOLUMES.c.state.in_((VolumeState.CREATING, VolumeState.AVAILABLE, VolumeState.IN_USE)),
+        _HOSTS.c.state != HostState.FENCED,
     )
-    # Whoever takes the instance away waits for this transaction, or this one sees it.
-    row = tx.first(found.with_for_update(of=_INSTANCES) if lock else found)
+)
+#: Whoever takes the instance away waits for this transaction, or this one sees it.
+_ASSIGNED_LOCKED = _ASSIGNED.with_for_update(of=_INSTANCES)
+_KEPT = select(_KEYS).where(
+    _KEYS.c.volume_id == bindparam("volume"), _KEYS.c.generation == bindparam("generation")
+)
+
+
+def _assigned(tx: Reader, host_id: str, volume_id: str, generation: int, *, lock: bool = False) -> Any:
+    row = tx.first(
+        _ASSIGNED_LOCKED if lock else _ASSIGNED,
+        {"volume": volume_id, "generation": generation, "host": host_id},
+    )
     if row is None:
         raise ForbiddenError("keys.not_assigned", "that volume is not assigned to this host now")
     return row
 
 
 def _kept(tx: Reader, volume_id: str, generation: int) -> WrappedKey | None:
-    row = tx.first(select(_KEYS).where(_KEYS.c.volume_id == volume_id, _KEYS.c.generation == generation))
+    row = tx.first(_KEPT, {"volume": volume_id, "generation": generation})
     return None if row is None else WrappedKey(row.key_version, row.nonce, row.ciphertext)

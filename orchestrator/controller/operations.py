@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import func, select, tuple_, update
+from sqlalchemy import bindparam, func, select, tuple_, update
 
 from orchestrator.controller.caller import Caller, unknown
 from orchestrator.model.errors import ConflictError, InvalidInputError
@@ -20,6 +20,24 @@ from orchestrator.store.unit_of_work import Reader, UnitOfWork, table_of
 
 TABLE, _REQUESTS = table_of(OperationRow), table_of(RequestRow)
 _OVER = [state.value for state in OperationState if state.over]
+_OPEN = select(TABLE).where(TABLE.c.id == bindparam("operation"), TABLE.c.state.not_in(_OVER))
+_CHANGE = update(TABLE).where(TABLE.c.id == bindparam("operation"))
+_BEFORE = _REQUESTS.alias("before")
+_AHEAD = (
+    select(func.count())
+    .where(
+        _BEFORE.c.tenant_id == _REQUESTS.c.tenant_id,
+        _BEFORE.c.state == RequestState.WAITING,
+        tuple_(_BEFORE.c.submitted_ms, _BEFORE.c.id) < tuple_(_REQUESTS.c.submitted_ms, _REQUESTS.c.id),
+    )
+    .scalar_subquery()
+)
+_WAITING = select(
+    _REQUESTS.c.instance_id, _REQUESTS.c.reason, _REQUESTS.c.reason_ms, _AHEAD.label("ahead")
+).where(
+    _REQUESTS.c.instance_id.in_(bindparam("instances", expanding=True)),
+    _REQUESTS.c.state == RequestState.WAITING,
+)
 
 #: What each kind of operation goes through, in order.
 STEPS: Mapping[str, tuple[str, ...]] = {
@@ -152,26 +170,10 @@ def waiting(tx: Reader, found: Sequence[Operation]) -> dict[str, Waiting]:
     by_instance = {
         each.subject_id: each.id for each in found if each.subject_kind == "instance" and not each.state.over
     }
-    before = _REQUESTS.alias("before")
-    ahead = (
-        select(func.count())
-        .where(
-            before.c.tenant_id == _REQUESTS.c.tenant_id,
-            before.c.state == RequestState.WAITING,
-            tuple_(before.c.submitted_ms, before.c.id) < tuple_(_REQUESTS.c.submitted_ms, _REQUESTS.c.id),
-        )
-        .scalar_subquery()
-    )
     asked, waits = list(by_instance), {}
     # SQLite takes a bounded number of parameters.
     for at in range(0, len(asked), 500):
-        for row in tx.all(
-            select(
-                _REQUESTS.c.instance_id, _REQUESTS.c.reason, _REQUESTS.c.reason_ms, ahead.label("ahead")
-            ).where(
-                _REQUESTS.c.instance_id.in_(asked[at : at + 500]), _REQUESTS.c.state == RequestState.WAITING
-            )
-        ):
+        for row in tx.all(_WAITING, {"instances": asked[at : at + 500]}):
             waits[by_instance[row.instance_id]] = Waiting(row.reason, row.reason_ms, row.ahead)
     return waits
 
@@ -249,7 +251,7 @@ def must_be_open(operation: Operation) -> None:
 def _open(tx: Reader, identity: str | None) -> Operation | None:
     if identity is None:
         return None
-    row = tx.first(select(TABLE).where(TABLE.c.id == identity, TABLE.c.state.not_in(_OVER)))
+    row = tx.first(_OPEN, {"operation": identity})
     return None if row is None else to_value(Operation, row._mapping)
 
 
@@ -275,10 +277,13 @@ def _write(
 ) -> None:
     finished = tx.now_ms if state.over else None
     tx.execute(
-        update(TABLE)
-        .where(TABLE.c.id == operation.id)
-        .values(
-            steps=list(steps), state=state, error=None if error is None else dict(error), finished_ms=finished
-        )
+        _CHANGE,
+        {
+            "operation": operation.id,
+            "steps": list(steps),
+            "state": state,
+            "error": None if error is None else dict(error),
+            "finished_ms": finished,
+        },
     )
     tx.wake(f"operation:{operation.id}")

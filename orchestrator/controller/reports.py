@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import bindparam, select, update
 
 from orchestrator.controller import (
     cleaning,
@@ -44,6 +44,17 @@ from orchestrator.store.unit_of_work import UnitOfWork, table_of
 
 _HOSTS, _INSTANCES, _REMOVALS = table_of(HostRow), table_of(InstanceRow), table_of(RemovalRow)
 _VOLUMES = table_of(VolumeRow)
+#: What every report asks and most change; written once.
+_HELD = INSTANCES.wanting(PLATFORM, _INSTANCES.c.host_id == bindparam("host"))
+_HOST = update(_HOSTS).where(_HOSTS.c.id == bindparam("host"))
+_INSTANCE = update(_INSTANCES).where(
+    _INSTANCES.c.id == bindparam("instance"), _INSTANCES.c.generation == bindparam("seen")
+)
+_IN_USE = (
+    update(_VOLUMES)
+    .where(_VOLUMES.c.instance_id == bindparam("instance"), _VOLUMES.c.state == VolumeState.CREATING)
+    .values(state=VolumeState.IN_USE)
+)
 
 #: So many failures in a row, and an operator should look.
 MAX_FAILURES = 5
@@ -132,7 +143,7 @@ def _refuse_foreign(ours: Deployment, host: FleetHost, report: HostReport) -> No
 
 
 def _applied(tx: UnitOfWork, host: FleetHost, report: HostReport, ours: Deployment) -> None:
-    held = {each.id: each for each in INSTANCES.where(tx, PLATFORM, _INSTANCES.c.host_id == host.id)}
+    held = {each.id: each for each in INSTANCES.found(tx, _HELD, {"host": host.id})}
     for each in report.instances:
         instance = held.get(each.instance)
         if instance is not None and each.generation == instance.generation:
@@ -142,15 +153,19 @@ def _applied(tx: UnitOfWork, host: FleetHost, report: HostReport, ours: Deployme
     if (report.epoch, report.revision) > (host.applied_epoch, host.applied_revision):
         # What an agent has applied is in its own report; nothing that an auditor asks about changes.
         tx.note(
-            update(_HOSTS)
-            .where(_HOSTS.c.id == host.id)
-            .values(applied_epoch=report.epoch, applied_revision=report.revision, reported_ms=tx.now_ms)
+            _HOST,
+            {
+                "host": host.id,
+                "applied_epoch": report.epoch,
+                "applied_revision": report.revision,
+                "reported_ms": tx.now_ms,
+            },
         )
 
 
 def _checked(tx: UnitOfWork, host: FleetHost, report: HostReport) -> None:
     """Keep what the host as a whole was found to be, when that is news."""
-    verdicts = [dataclasses.asdict(each) for each in report.verdicts]
+    verdicts = [dict(vars(each)) for each in report.verdicts]
     before = None if host.evidence is None else host.evidence["verdicts"]
     if before == verdicts:
         return
@@ -187,21 +202,24 @@ def _instance(
 def _became(tx: UnitOfWork, instance: InstanceRecord, state: InstanceState, seen: InstanceReport) -> None:
     evidence = _evidence(seen)
     changed = instance.state is not state
-    if not changed and instance.error is None and _digest(instance.evidence) == _digest(evidence):
+    if not changed and instance.error is None and instance.evidence == evidence:
         return
     if not may_become(instance.state, state):
         return
     tx.execute(
-        update(_INSTANCES)
-        .where(_INSTANCES.c.id == instance.id, _INSTANCES.c.generation == instance.generation)
-        .values(state=state, evidence=evidence, error=None, failures=0, updated_ms=tx.now_ms)
+        _INSTANCE,
+        {
+            "instance": instance.id,
+            "seen": instance.generation,
+            "state": state,
+            "evidence": evidence,
+            "error": None,
+            "failures": 0,
+            "updated_ms": tx.now_ms,
+        },
     )
     if changed and state is InstanceState.RUNNING:
-        tx.execute(
-            update(_VOLUMES)
-            .where(_VOLUMES.c.instance_id == instance.id, _VOLUMES.c.state == VolumeState.CREATING)
-            .values(state=VolumeState.IN_USE)
-        )
+        tx.execute(_IN_USE, {"instance": instance.id})
     operations.advance(tx, instance.operation_id, state.value)
     tx.record(
         f"instance.{state.value}",
@@ -336,9 +354,10 @@ def _being_erased(tx: UnitOfWork, host: FleetHost, subject: str) -> VolumeRecord
 
 
 def _evidence(seen: InstanceReport) -> dict[str, Any]:
+    # Flat values: `dataclasses.asdict` would copy each string, for every instance of every report.
     return {
-        "verdicts": [dataclasses.asdict(each) for each in seen.verdicts],
-        "resets": [dataclasses.asdict(each) for each in seen.resets],
+        "verdicts": [dict(vars(each)) for each in seen.verdicts],
+        "resets": [dict(vars(each)) for each in seen.resets],
         "pid": seen.pid,
         "uid": seen.uid,
     }

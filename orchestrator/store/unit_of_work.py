@@ -65,12 +65,12 @@ class Reader:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    def all(self, statement: Executable) -> Sequence[Row[Any]]:
-        """Every row."""
-        return self._connection.execute(statement).all()
+    def all(self, statement: Executable, values: Mapping[str, Any] | None = None) -> Sequence[Row[Any]]:
+        """Every row; `values` are of a statement that was written once, with names for them."""
+        return self._connection.execute(statement, values).all()
 
     def first(self, statement: Executable, values: Mapping[str, Any] | None = None) -> Row[Any] | None:
-        """The first row, or None; `values` are of a statement that was written once, with names for them."""
+        """The first row, or None; `values` as of `all`."""
         return self._connection.execute(statement, values).first()
 
     def scalar(self, statement: Executable) -> Any:
@@ -106,15 +106,15 @@ class UnitOfWork(Reader):
         """Change something.
 
         Args:
-            values: of a statement that was written once, with names for them; a list makes it many of one
-                kind in one statement.
+            values: of a statement that was written once, with names for them; those that are columns are
+                set. A list makes it many of one kind in one statement.
         """
         self._changed.add(statement.table.name)
         return self._connection.execute(statement, values)
 
-    def note(self, statement: Any) -> CursorResult[Any]:
+    def note(self, statement: Any, values: Mapping[str, Any] | None = None) -> CursorResult[Any]:
         """Change what no auditor asks about: where an agent is, when a token was last seen."""
-        return self._connection.execute(statement)
+        return self._connection.execute(statement, values)
 
     def add(self, row: type[SQLModel], **values: Any) -> None:
         """Insert one row."""
