@@ -22,7 +22,7 @@ from api.schemas.fleet import (
     RemoveStrayIn,
 )
 from api.schemas.work import OperationOut, RequestOut
-from orchestrator.controller import doctor, drain, gpus, hosts, strays
+from orchestrator.controller import doctor, drain, gpus, hosts, inventory, strays
 from orchestrator.controller.caller import Caller
 from orchestrator.model.operation import Operation
 from orchestrator.model.states import GpuState, HostState, RequestState
@@ -69,7 +69,12 @@ def create_host(ask: Making, body: HostIn) -> HostMadeOut:
 @router.get("/hosts/{host}", operation_id="get_host")
 def get_host(ask: Looking, host: Reference) -> HostDetailOut:
     """Show a host with what its agent found it to be made of."""
-    return ask.look(lambda tx, _caller: HostDetailOut.of(hosts.get(tx, host)))
+
+    def work(tx: Reader, _caller: Caller) -> HostDetailOut:
+        found = hosts.get(tx, host)
+        return HostDetailOut.found(found, inventory.facts_of(tx, found.id))
+
+    return ask.look(work)
 
 
 @router.get("/hosts/{host}/evidence", operation_id="get_host_evidence")

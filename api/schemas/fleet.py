@@ -112,9 +112,9 @@ class HostDetailOut(HostOut):
     facts: dict[str, Any] | None
 
     @classmethod
-    def of(cls, host: FleetHost) -> HostDetailOut:
-        """From its value."""
-        return cls(**_host(host), facts=None if host.facts is None else dict(host.facts))
+    def found(cls, host: FleetHost, facts: Mapping[str, Any] | None) -> HostDetailOut:
+        """From its value and its facts."""
+        return cls(**_host(host), facts=None if facts is None else dict(facts))
 
 
 class HostMadeOut(HostOut):

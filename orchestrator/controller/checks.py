@@ -16,7 +16,7 @@ from orchestrator.model.quota import DIMENSIONS
 from orchestrator.model.states import GpuState, InstanceState, VolumeState
 from orchestrator.store.tables.audit import AuditRecordRow, AuditStreamRow
 from orchestrator.store.tables.consoles import ConsoleTicketRow, StreamOrderRow
-from orchestrator.store.tables.fleet import GpuRow, HostMemoryRow, HostRow
+from orchestrator.store.tables.fleet import GpuRow, HostFactsRow, HostMemoryRow, HostRow
 from orchestrator.store.tables.instances import ClaimRow, InstanceRow, RequestRow
 from orchestrator.store.tables.keys import UserDataRow, WrappedKeyRow
 from orchestrator.store.tables.networks import NetworkRow, PortRow
@@ -44,9 +44,9 @@ def violations(tx: Reader) -> tuple[str, ...]:
 
 
 _ROWS = (
-    AuditRecordRow, AuditStreamRow, ClaimRow, ConsoleTicketRow, GpuRow, HostMemoryRow, HostRow, InstanceRow,
-    NetworkRow, PortRow, QuotaRow, RequestRow, StreamOrderRow, TenantRow, UserDataRow, VolumeRow,
-    WrappedKeyRow,
+    AuditRecordRow, AuditStreamRow, ClaimRow, ConsoleTicketRow, GpuRow, HostFactsRow, HostMemoryRow, HostRow,
+    InstanceRow, NetworkRow, PortRow, QuotaRow, RequestRow, StreamOrderRow, TenantRow, UserDataRow,
+    VolumeRow, WrappedKeyRow,
 )  # fmt: skip
 _Rows = dict[Any, Any]
 
@@ -86,9 +86,9 @@ def _gpus(rows: _Rows) -> Iterator[str]:
 
 def _cores(rows: _Rows) -> Iterator[str]:
     siblings: dict[tuple[str, int], tuple[int, ...]] = {}
-    for host in rows[HostRow]:
-        for cpu in (host.facts or {}).get("cpus", ()):
-            siblings[host.id, cpu["cpu"]] = tuple(sorted({cpu["cpu"], *cpu["siblings"]}))
+    for host in rows[HostFactsRow]:
+        for cpu in host.facts["cpus"]:
+            siblings[host.host_id, cpu["cpu"]] = tuple(sorted({cpu["cpu"], *cpu["siblings"]}))
     owners: dict[tuple[str, tuple[int, ...]], set[str]] = defaultdict(set)
     for claim in rows[ClaimRow]:
         if claim.kind == "cpu":

@@ -184,10 +184,17 @@ def forget(tx: UnitOfWork, host: FleetHost) -> None:
     from sqlalchemy import delete
 
     from orchestrator.store.tables.consoles import StreamOrderRow
-    from orchestrator.store.tables.fleet import GpuRow, HostDoctorRow, HostMemoryRow, RemovalRow
+    from orchestrator.store.tables.fleet import (
+        GpuRow,
+        HostDoctorRow,
+        HostFactsRow,
+        HostMemoryRow,
+        RemovalRow,
+    )
 
     rows = (
-        GpuRow, HostDoctorRow, HostMemoryRow, RemovalRow, JoinTokenRow, HostCertificateRow, StreamOrderRow,
+        GpuRow, HostDoctorRow, HostFactsRow, HostMemoryRow, RemovalRow, JoinTokenRow, HostCertificateRow,
+        StreamOrderRow,
     )  # fmt: skip
     for row in rows:
         table = table_of(row)

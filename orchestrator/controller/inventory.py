@@ -7,6 +7,9 @@ history of the slot.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import insert, select, update
@@ -19,26 +22,32 @@ from orchestrator.model.states import GpuState
 from orchestrator.store.ids import new_id
 from orchestrator.store.nouns import GPUS
 from orchestrator.store.rows import PLATFORM
-from orchestrator.store.tables.fleet import GpuRow, HostMemoryRow, HostRow
-from orchestrator.store.unit_of_work import UnitOfWork, table_of
+from orchestrator.store.tables.fleet import GpuRow, HostFactsRow, HostMemoryRow, HostRow
+from orchestrator.store.unit_of_work import Reader, UnitOfWork, table_of
 
 #: As much as a GPU's row takes.
 _MAX_REASON = 512
 _GONE = "not at its slot, or another device is"
 
 _HOSTS, _GPUS, _MEMORY = table_of(HostRow), table_of(GpuRow), table_of(HostMemoryRow)
+_FACTS = table_of(HostFactsRow)
 
 
 def take(tx: UnitOfWork, host: FleetHost, facts: HostFacts) -> None:
     """Write what changed since the last look; the scheduler sees it by the host's new generation."""
     known = facts_document(facts)
-    if host.facts == known and host.boot_id == facts.boot_id:
+    before = facts_of(tx, host.id)
+    if before == known and host.boot_id == facts.boot_id:
         return
     _memory(tx, host, facts)
     changes = _gpus(tx, host, facts)
-    tx.execute(
-        update(_HOSTS).where(_HOSTS.c.id == host.id).values(facts=known, generation=_HOSTS.c.generation + 1)
-    )
+    if before is None:
+        tx.add(HostFactsRow, host_id=host.id, topology=_topology(known), facts=known)
+    elif before != known:
+        tx.execute(
+            update(_FACTS).where(_FACTS.c.host_id == host.id).values(topology=_topology(known), facts=known)
+        )
+    tx.execute(update(_HOSTS).where(_HOSTS.c.id == host.id).values(generation=_HOSTS.c.generation + 1))
     tx.record(
         "host.inventory",
         ("host", host.id),
@@ -47,6 +56,18 @@ def take(tx: UnitOfWork, host: FleetHost, facts: HostFacts) -> None:
         details={"cpus": len(facts.cpus), "nodes": len(facts.nodes), **changes},
     )
     tx.wake("scheduler")
+
+
+def facts_of(tx: Reader, host_id: str) -> Mapping[str, Any] | None:
+    """What a host's probe read last, as `facts_document`; None before its first report."""
+    row = tx.first(select(_FACTS.c.facts).where(_FACTS.c.host_id == host_id))
+    return None if row is None else row.facts
+
+
+def _topology(known: Mapping[str, Any]) -> str:
+    """Name what `snapshot` makes cores of: two hosts with one name have the same."""
+    said = json.dumps([known["cpus"], known["host_cpus"]], sort_keys=True)
+    return hashlib.sha256(said.encode()).hexdigest()
 
 
 def facts_document(facts: HostFacts) -> dict[str, Any]:

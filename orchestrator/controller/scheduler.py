@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import insert, update
+from sqlalchemy import bindparam, insert, update
 from sqlalchemy.exc import IntegrityError
 
 from orchestrator.controller import deployment, operations
@@ -38,11 +38,36 @@ from orchestrator.store.unit_of_work import UnitOfWork, table_of
 
 _HOSTS, _MEMORY, _REQUESTS = table_of(HostRow), table_of(HostMemoryRow), table_of(RequestRow)
 _INSTANCES, _VOLUMES = table_of(InstanceRow), table_of(VolumeRow)
+#: Each placement writes these; written once.
+_TAKE_HOST = (
+    update(_HOSTS)
+    .where(_HOSTS.c.id == bindparam("host"), _HOSTS.c.generation == bindparam("seen"))
+    .values(generation=_HOSTS.c.generation + 1, used_disk_gib=_HOSTS.c.used_disk_gib + bindparam("more_gib"))
+)
+_TAKE_PAGES = (
+    update(_MEMORY)
+    .where(
+        _MEMORY.c.host_id == bindparam("host"),
+        _MEMORY.c.node == bindparam("of"),
+        _MEMORY.c.page_size_kib == bindparam("size_kib"),
+    )
+    .values(used=_MEMORY.c.used + bindparam("more"))
+)
+_TAKE_VOLUMES = update(_VOLUMES).where(_VOLUMES.c.instance_id == bindparam("instance"))
+_TAKE_INSTANCE = update(_INSTANCES).where(
+    _INSTANCES.c.id == bindparam("instance"), _INSTANCES.c.state == InstanceState.PENDING
+)
+_DECIDE = update(_REQUESTS).where(
+    _REQUESTS.c.id == bindparam("request"), _REQUESTS.c.state == RequestState.WAITING
+)
+_CLAIM = insert(table_of(ClaimRow))
 LEASE = "scheduler"
 #: The counts in a reason change with everything that comes and goes: one request's are renewed after so long
 #: at the earliest, and so many requests' in one pass, those first whose counts are the oldest.
 RENEW_MS = 30_000
 MAX_RENEWED = 500
+#: Hosts that a pass with nothing to place reads again at most, so that what comes next waits for few.
+WARMED = 100
 _LOG = logging.getLogger("bulkhead.scheduler")
 
 
@@ -76,6 +101,7 @@ class Scheduler:
                 return Pass()
             queue = waiting(tx)
             if not queue:
+                self._cache.warm(tx, WARMED)
                 return Pass()
             fleet = self._cache.look(tx)
         waits = {each.demand.request: each for each in queue}
@@ -208,14 +234,13 @@ def _claim(tx: UnitOfWork, demand: Demand, instance: InstanceRecord, placement: 
         IntegrityError: a unit is held, or a sum would be exceeded.
     """
     changed = tx.execute(
-        update(_HOSTS)
-        .where(_HOSTS.c.id == placement.host, _HOSTS.c.generation == placement.host_generation)
-        .values(generation=_HOSTS.c.generation + 1, used_disk_gib=_HOSTS.c.used_disk_gib + demand.disk_gib)
+        _TAKE_HOST,
+        {"host": placement.host, "seen": placement.host_generation, "more_gib": demand.disk_gib},
     )
     if changed.rowcount == 0 or not _decide(tx, demand, RequestState.PLACED, None):
         raise ConflictError("placement.stale", "the host or the request changed meanwhile")
     tx.execute(
-        insert(table_of(ClaimRow)),
+        _CLAIM,
         [
             {
                 "id": new_id("clm"),
@@ -230,27 +255,22 @@ def _claim(tx: UnitOfWork, demand: Demand, instance: InstanceRecord, placement: 
     )
     for node, pages in sorted(placement.pages.items()):
         tx.execute(
-            update(_MEMORY)
-            .where(
-                _MEMORY.c.host_id == placement.host,
-                _MEMORY.c.node == node,
-                _MEMORY.c.page_size_kib == placement.page_size_kib,
-            )
-            .values(used=_MEMORY.c.used + pages)
+            _TAKE_PAGES,
+            {"host": placement.host, "of": node, "size_kib": placement.page_size_kib, "more": pages},
         )
     for gpu in placement.devices:
         move(tx, gpu.id, GpuState.CLAIMED, tenant_id=instance.tenant_id, instance_id=instance.id)
-    tx.execute(update(_VOLUMES).where(_VOLUMES.c.instance_id == instance.id).values(host_id=placement.host))
+    tx.execute(_TAKE_VOLUMES, {"instance": instance.id, "host_id": placement.host})
     moved = tx.execute(
-        update(_INSTANCES)
-        .where(_INSTANCES.c.id == instance.id, _INSTANCES.c.state == InstanceState.PENDING)
-        .values(
-            state=InstanceState.SCHEDULED,
-            host_id=placement.host,
-            placement=placement.as_dict(),
-            error=None,
-            updated_ms=tx.now_ms,
-        )
+        _TAKE_INSTANCE,
+        {
+            "instance": instance.id,
+            "state": InstanceState.SCHEDULED,
+            "host_id": placement.host,
+            "placement": placement.as_dict(),
+            "error": None,
+            "updated_ms": tx.now_ms,
+        },
     )
     if moved.rowcount == 0:
         raise ConflictError("placement.stale", "the instance changed meanwhile")
@@ -265,10 +285,13 @@ def _claim(tx: UnitOfWork, demand: Demand, instance: InstanceRecord, placement: 
 
 def _decide(tx: UnitOfWork, demand: Demand, state: RequestState, reason: dict[str, Any] | None) -> bool:
     changed = tx.execute(
-        update(_REQUESTS)
-        .where(_REQUESTS.c.id == demand.request, _REQUESTS.c.state == RequestState.WAITING)
-        .values(
-            state=state, reason=reason, reason_ms=None if reason is None else tx.now_ms, decided_ms=tx.now_ms
-        )
+        _DECIDE,
+        {
+            "request": demand.request,
+            "state": state,
+            "reason": reason,
+            "reason_ms": None if reason is None else tx.now_ms,
+            "decided_ms": tx.now_ms,
+        },
     )
     return changed.rowcount == 1

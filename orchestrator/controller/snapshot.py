@@ -6,13 +6,20 @@ Nothing decided on a stale look can be committed: each commit compares the host'
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from sqlalchemy import select
 
-from orchestrator.model.capacity import Demand, GpuCapacity, HostCapacity, PageCapacity, cores_of
+from orchestrator.model.capacity import (
+    CoreCapacity,
+    Demand,
+    GpuCapacity,
+    HostCapacity,
+    PageCapacity,
+    cores_of,
+)
 from orchestrator.model.fleet import FleetHost
 from orchestrator.model.host import HostCpu
 from orchestrator.model.instance import InstanceRecord
@@ -20,13 +27,40 @@ from orchestrator.model.states import GpuState, HostState, RequestState
 from orchestrator.placement.snapshot import Fleet
 from orchestrator.store.nouns import HOSTS
 from orchestrator.store.rows import PLATFORM, to_value
-from orchestrator.store.tables.fleet import GpuRow, HostMemoryRow, HostRow
+from orchestrator.store.tables.fleet import GpuRow, HostFactsRow, HostMemoryRow, HostRow
 from orchestrator.store.tables.instances import ClaimRow, InstanceRow, RequestRow
 from orchestrator.store.tables.volumes import VolumeRow
 from orchestrator.store.unit_of_work import Reader, table_of
 
 _HOSTS, _GPUS, _MEMORY, _CLAIMS = (table_of(row) for row in (HostRow, GpuRow, HostMemoryRow, ClaimRow))
 _REQUESTS, _INSTANCES, _VOLUMES = table_of(RequestRow), table_of(InstanceRow), table_of(VolumeRow)
+_FACTS = table_of(HostFactsRow)
+#: Every pass asks these; written once.
+_GENERATIONS = select(_HOSTS.c.id, _HOSTS.c.generation)
+_WAITING = (
+    select(
+        _REQUESTS.c.id.label("request_id"),
+        _REQUESTS.c.on_no_capacity,
+        _REQUESTS.c.submitted_ms,
+        _REQUESTS.c.reason_ms,
+        _INSTANCES,
+    )
+    .join(_INSTANCES, _INSTANCES.c.id == _REQUESTS.c.instance_id)
+    .where(_REQUESTS.c.state == RequestState.WAITING)
+    .order_by(_REQUESTS.c.submitted_ms, _REQUESTS.c.id)
+)
+
+
+#: Topologies that are kept; more than a fleet has kinds of hosts.
+_MAX_TOPOLOGIES = 256
+
+
+@dataclass(frozen=True)
+class _Topology:
+    """The cores of a kind of host; all hosts of it share them."""
+
+    cores: tuple[CoreCapacity, ...] = ()
+    host_cpus: tuple[int, ...] = ()
 
 
 class FleetCache:
@@ -34,27 +68,79 @@ class FleetCache:
 
     def __init__(self) -> None:
         self._hosts: dict[str, HostCapacity] = {}
-        self._fleet = Fleet.of(())
+        self._topologies: dict[str, _Topology] = {}
+        #: None when hosts came or went since it was made.
+        self._fleet: Fleet | None = None
 
     def look(self, tx: Reader) -> Fleet:
         """Return the fleet as it is now. Cost: one row per host, and all rows of those that changed."""
-        now = {row.id: row.generation for row in tx.all(select(_HOSTS.c.id, _HOSTS.c.generation))}
+        self._read(tx, None)
+        if self._fleet is None:
+            self._fleet = Fleet.of(self._hosts.values())
+        return self._fleet
+
+    def warm(self, tx: Reader, most: int) -> None:
+        """Read at most so many hosts that changed, so that the next look finds few.
+
+        A first look at a thousand hosts takes seconds; who asks for an instance then need not wait for it.
+        """
+        if self._read(tx, most) and self._fleet is None:
+            self._fleet = Fleet.of(self._hosts.values())
+
+    def _read(self, tx: Reader, most: int | None) -> bool:
+        """Read hosts that changed; return whether all of them were."""
+        now = {row.id: row.generation for row in tx.all(_GENERATIONS)}
         gone = self._hosts.keys() - now.keys()
         stale = [
             key for key, gen in now.items() if key not in self._hosts or self._hosts[key].generation != gen
         ]
-        if not gone and not stale:
-            return self._fleet
-        renewed = _capacities(tx, stale)
-        known = self._hosts.keys() - gone
-        rebuilt = bool(gone) or any(key not in known for key in stale)
-        self._hosts = {key: host for key, host in self._hosts.items() if key in known} | renewed
-        if rebuilt:
-            self._fleet = Fleet.of(self._hosts.values())
-        else:
+        chosen = stale if most is None else stale[:most]
+        renewed = self._capacities(tx, chosen) if chosen else {}
+        if gone or any(key not in self._hosts for key in chosen):
+            self._fleet = None
+            self._hosts = {key: host for key, host in self._hosts.items() if key not in gone}
+        self._hosts |= renewed
+        if self._fleet is not None:
             for host in renewed.values():
                 self._fleet = self._fleet.with_host(host)
-        return self._fleet
+        return len(chosen) == len(stale)
+
+    def _capacities(self, tx: Reader, wanted: Sequence[str]) -> dict[str, HostCapacity]:
+        grouped: dict[str, dict[str, list[Any]]] = defaultdict(lambda: defaultdict(list))
+        hosts: list[FleetHost] = []
+        kinds: dict[str, str] = {}
+        # SQLite takes a bounded number of parameters.
+        for at in range(0, len(wanted), 500):
+            some = wanted[at : at + 500]
+            hosts += HOSTS.where(tx, PLATFORM, _HOSTS.c.id.in_(some))
+            kinds |= {
+                row.host_id: row.topology
+                for row in tx.all(
+                    select(_FACTS.c.host_id, _FACTS.c.topology).where(_FACTS.c.host_id.in_(some))
+                )
+            }
+            for table in (_GPUS, _MEMORY, _CLAIMS):
+                for row in tx.all(select(table).where(table.c.host_id.in_(some))):
+                    grouped[row.host_id][table.name].append(row)
+        return {
+            host.id: _capacity(host, self._topology(tx, host.id, kinds.get(host.id)), grouped[host.id])
+            for host in hosts
+        }
+
+    def _topology(self, tx: Reader, host_id: str, name: str | None) -> _Topology:
+        if name is None:
+            # It never said what it is made of.
+            return _Topology()
+        found = self._topologies.get(name)
+        if found is None:
+            if len(self._topologies) >= _MAX_TOPOLOGIES:
+                self._topologies.clear()
+            # Both from one row: with PostgreSQL it may be another by now than a moment ago.
+            row = tx.first(select(_FACTS.c.topology, _FACTS.c.facts).where(_FACTS.c.host_id == host_id))
+            if row is None:
+                return _Topology()
+            found = self._topologies[row.topology] = _topology(row.facts)
+        return found
 
 
 class Waits(NamedTuple):
@@ -67,18 +153,7 @@ class Waits(NamedTuple):
 
 def waiting(tx: Reader) -> list[Waits]:
     """Return every request that waits."""
-    rows = tx.all(
-        select(
-            _REQUESTS.c.id.label("request_id"),
-            _REQUESTS.c.on_no_capacity,
-            _REQUESTS.c.submitted_ms,
-            _REQUESTS.c.reason_ms,
-            _INSTANCES,
-        )
-        .join(_INSTANCES, _INSTANCES.c.id == _REQUESTS.c.instance_id)
-        .where(_REQUESTS.c.state == RequestState.WAITING)
-        .order_by(_REQUESTS.c.submitted_ms, _REQUESTS.c.id)
-    )
+    rows = tx.all(_WAITING)
     if not rows:
         return []
     disks = _disks(tx, [row.id for row in rows])
@@ -132,33 +207,17 @@ def _disks(tx: Reader, instances: Sequence[str]) -> Mapping[str, _Disks]:
     return found
 
 
-def _capacities(tx: Reader, keys: Iterable[str]) -> dict[str, HostCapacity]:
-    wanted = list(keys)
-    grouped: dict[str, dict[str, list[Any]]] = defaultdict(lambda: defaultdict(list))
-    hosts: list[FleetHost] = []
-    # SQLite takes a bounded number of parameters.
-    for at in range(0, len(wanted), 500):
-        some = wanted[at : at + 500]
-        hosts += HOSTS.where(tx, PLATFORM, _HOSTS.c.id.in_(some))
-        for table in (_GPUS, _MEMORY, _CLAIMS):
-            for row in tx.all(select(table).where(table.c.host_id.in_(some))):
-                grouped[row.host_id][table.name].append(row)
-    return {
-        host.id: _capacity(
-            host, grouped[host.id]["gpu"], grouped[host.id]["host_memory"], grouped[host.id]["claim"]
-        )
-        for host in hosts
-    }
-
-
-def _capacity(host: FleetHost, gpus: list[Any], memory: list[Any], claims: list[Any]) -> HostCapacity:
-    facts = host.facts or {"cpus": [], "host_cpus": []}
+def _topology(facts: Mapping[str, Any]) -> _Topology:
     cpus = [
         HostCpu(cpu["cpu"], cpu["socket"], cpu["core"], cpu["node"], frozenset(cpu["siblings"]))
         for cpu in facts["cpus"]
     ]
     kept = frozenset(facts["host_cpus"])
-    cores = cores_of(cpus, kept)
+    return _Topology(cores_of(cpus, kept), tuple(sorted(kept & {cpu.cpu for cpu in cpus})))
+
+
+def _capacity(host: FleetHost, made_of: _Topology, rows: Mapping[str, list[Any]]) -> HostCapacity:
+    cores, claims = made_of.cores, rows["claim"]
     owner = {int(row.unit): row.tenant_id for row in claims if row.kind == "cpu"}
     return HostCapacity(
         id=host.id,
@@ -167,10 +226,10 @@ def _capacity(host: FleetHost, gpus: list[Any], memory: list[Any], claims: list[
         state=host.state if host.error is None else HostState.CORDONED,
         generation=host.generation,
         cores=cores,
-        host_cpus=tuple(sorted(kept & {cpu.cpu for cpu in cpus})),
+        host_cpus=made_of.host_cpus,
         pages=tuple(
             PageCapacity(row.node, row.page_size_kib, row.total, row.used)
-            for row in sorted(memory, key=lambda each: (each.node, each.page_size_kib))
+            for row in sorted(rows["host_memory"], key=lambda each: (each.node, each.page_size_kib))
             if row.total
         ),
         gpus=tuple(
@@ -178,7 +237,7 @@ def _capacity(host: FleetHost, gpus: list[Any], memory: list[Any], claims: list[
                 row.id, row.address, row.vendor, row.device, f"{row.vendor}:{row.device}", row.serial,
                 row.node, GpuState(row.state),
             )
-            for row in sorted(gpus, key=lambda each: each.address)
+            for row in sorted(rows["gpu"], key=lambda each: each.address)
         ),
         disk_gib=host.disk_gib,
         used_disk_gib=host.used_disk_gib,

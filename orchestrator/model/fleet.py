@@ -17,7 +17,6 @@ class FleetHost:
     Args:
         generation: raised by each claim and release: the scheduler's compare-and-swap.
         revision: raised by each change of its assignment.
-        facts: what its agent's probe read last (`model.host.HostFacts` as JSON); None before enrolment.
         reason: why an operator took it out.
         error: an error's JSON form: what is wrong and what to do; it takes nothing new meanwhile.
         strays: things on it with our marks that the database does not know there: `kind` and `id` of each.
@@ -41,7 +40,6 @@ class FleetHost:
     applied_revision: int
     boot_id: str
     agent_version: str
-    facts: Mapping[str, Any] | None
     reason: str
     disk_gib: int
     used_disk_gib: int

@@ -24,7 +24,6 @@ class HostRow(SQLModel, table=True):
     applied_revision: int = big(0)
     boot_id: str = Field(default="", max_length=64)
     agent_version: str = Field(default="", max_length=64)
-    facts: dict[str, Any] | None = document(None, nullable=True)
     reason: str = Field(default="", max_length=512)
     disk_gib: int = big(0)
     used_disk_gib: int = big(0)
@@ -50,6 +49,16 @@ class HostDoctorRow(SQLModel, table=True):
     boot_id: str = Field(default="", max_length=128)
     findings: list[Any] = document([])
     passes_left_out: int = big(0)
+
+
+class HostFactsRow(SQLModel, table=True):
+    """What a host is made of, apart from its row: this is large and stays, the row is written often."""
+
+    __tablename__ = "host_facts"
+    host_id: str = Field(primary_key=True, foreign_key="host.id", max_length=44)
+    #: SHA-256 of its CPUs' part, hex: what most hosts of a fleet have in common.
+    topology: str = Field(max_length=64)
+    facts: dict[str, Any] = document({})
 
 
 class HostMemoryRow(SQLModel, table=True):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from orchestrator.controller import reports
+from orchestrator.controller import inventory, reports
 from orchestrator.model.actor import CONTROLLER
 from orchestrator.model.states import GpuState
 from orchestrator.store.nouns import GPUS
@@ -29,7 +29,8 @@ def test_what_the_rule_no_longer_allows_leaves_the_pool_and_comes_back(platform:
     assert set(after) == set(before)
     assert {state for state, _ in after.values()} == {GpuState.MISSING}
     assert all("1234:1111 is not among the models" in reason for _, reason in after.values())
-    facts = platform.host().facts
+    with platform.store.reading() as tx:
+        facts = inventory.facts_of(tx, platform.host_id)
     assert facts is not None
     assert set(facts["ignored"]) >= set(before)
     assert told(platform, "1234:1111") == before

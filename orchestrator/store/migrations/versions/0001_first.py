@@ -61,7 +61,6 @@ def upgrade() -> None:
         sa.Column("applied_revision", sa.BigInteger(), nullable=False),
         sa.Column("boot_id", sa.String(length=64), nullable=False),
         sa.Column("agent_version", sa.String(length=64), nullable=False),
-        sa.Column("facts", JSON_TYPE, nullable=True),
         sa.Column("reason", sa.String(length=512), nullable=False),
         sa.Column("disk_gib", sa.BigInteger(), nullable=False),
         sa.Column("used_disk_gib", sa.BigInteger(), nullable=False),
@@ -169,6 +168,14 @@ def upgrade() -> None:
             ["host_id"],
             ["host.id"],
         ),
+        sa.PrimaryKeyConstraint("host_id"),
+    )
+    op.create_table(
+        "host_facts",
+        sa.Column("host_id", sa.String(length=44), nullable=False),
+        sa.Column("topology", sa.String(length=64), nullable=False),
+        sa.Column("facts", JSON_TYPE, nullable=False),
+        sa.ForeignKeyConstraint(["host_id"], ["host.id"]),
         sa.PrimaryKeyConstraint("host_id"),
     )
     op.create_table(
