@@ -9,11 +9,13 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+from collections.abc import Callable
 
 from starlette.concurrency import run_in_threadpool
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from orchestrator.controller import streams
+from orchestrator.controller import enrolment, streams
+from orchestrator.controller.authority import HostCertificate
 from orchestrator.controller.bell import CLOSING
 from orchestrator.controller.control import Control
 from orchestrator.controller.switchboard import DONE, Call, Ended
@@ -26,25 +28,38 @@ _WRONG_KIND = 1003
 
 
 async def due(
-    control: Control, host_id: str, wait_s: float, closing: threading.Event
+    control: Control,
+    shown: HostCertificate,
+    wait_s: float,
+    closing: threading.Event,
+    heard: Callable[[str], None],
 ) -> tuple[StreamOrder, ...]:
     """What a host is to dial, as soon as there is something; nothing after `wait_s`, or when we end.
 
     It looks once and then only when it is rung, for what other controllers ordered too.
+
+    Args:
+        heard: told the host's id once its certificate was found to count.
+
+    Raises:
+        UnauthenticatedError: `certificate.revoked`.
     """
     deadline = time.monotonic() + wait_s
-    with control.bell.listen_async(streams.topic(host_id), CLOSING) as ear:
-        while True:
-            found = await run_in_threadpool(_due, control, host_id)
-            left = deadline - time.monotonic()
-            if found or left <= 0 or closing.is_set():
-                return found
-            await ear.wait(left)
+    with control.bell.listen_async(streams.topic(shown.host), CLOSING) as ear:
+        found = await run_in_threadpool(_due, control, shown)
+        heard(shown.host)
+        while not found and not closing.is_set() and (left := deadline - time.monotonic()) > 0:
+            if not await ear.wait(left):
+                break
+            found = await run_in_threadpool(_due, control, shown)
+    return found
 
 
-def _due(control: Control, host_id: str) -> tuple[StreamOrder, ...]:
+def _due(control: Control, shown: HostCertificate) -> tuple[StreamOrder, ...]:
+    now_ms = control.store.clock()
     with control.store.reading() as tx:
-        return streams.due(tx, host_id, control.store.clock())
+        enrolment.known(tx, shown, now_ms)
+        return streams.due(tx, shown.host, now_ms)
 
 
 async def taken(control: Control, actor: Actor, stream_id: str) -> Call:

@@ -6,27 +6,42 @@ ever believed. Long polls hold neither a thread nor a connection while they wait
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 import time
-from typing import Annotated
+from collections import Counter
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Annotated, TypeVar
 
-from fastapi import FastAPI, Query, Request, Response, WebSocket
+from pydantic import Field, ValidationError
+from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
-from starlette.requests import HTTPConnection
+from starlette.middleware import Middleware
+from starlette.requests import HTTPConnection, Request
+from starlette.responses import Response
+from starlette.routing import Route, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.websockets import WebSocket
 
 from api import agent_streams
 from api.peer import PEER
 from orchestrator.controller import assignments, doctor, enrolment, host_errors, reports, user_data
-from orchestrator.controller.authority import Authority
+from orchestrator.controller.authority import Authority, HostCertificate, host_of
 from orchestrator.controller.bell import CLOSING
 from orchestrator.controller.control import Control
 from orchestrator.model.actor import Actor
 from orchestrator.model.assignment import Assignment
 from orchestrator.model.doctor_message import MAX_DOCTOR_BYTES, parse_doctor
-from orchestrator.model.errors import BulkheadError, KeysError, TooLargeError, UnauthenticatedError
+from orchestrator.model.errors import (
+    BulkheadError,
+    InvalidInputError,
+    KeysError,
+    TooLargeError,
+    UnauthenticatedError,
+)
 from orchestrator.model.protocol import (
     MAX_REPORT_BYTES,
     MAX_SMALL_BYTES,
@@ -47,6 +62,7 @@ from orchestrator.model.protocol import (
 )
 from orchestrator.model.wire import Message
 
+Q = TypeVar("Q", bound=Message)
 _HEADERS = {PROTOCOL_HEADER: str(PROTOCOL_VERSION)}
 
 
@@ -66,6 +82,19 @@ class Heartbeats:
         return {host_id: now - heard for host_id, heard in self._heard.copy().items()}
 
 
+class _Waits(Message):
+    """How long a poll may be held."""
+
+    wait_s: Annotated[float, Field(ge=0, le=MAX_WAIT_S, allow_inf_nan=False)]
+
+
+class _Poll(_Waits):
+    """A poll for what comes after an assignment."""
+
+    after_epoch: Annotated[int, Field(ge=0, lt=2**63)]
+    after_revision: Annotated[int, Field(ge=0, lt=2**63)]
+
+
 class _Doors:
     """One method for each thing that a host may do."""
 
@@ -76,41 +105,50 @@ class _Doors:
         self._authority = authority
         self._heartbeats = heartbeats
         self._closing = closing
+        #: Fingerprints of the certificates whose polls wait: each ring for their host looks them up anew.
+        self._waiting: Counter[str] = Counter()
+        #: Hosts whose doctor is asked to look, as their polls saw it last.
+        self._asked: set[str] = set()
 
     def _who(self, request: HTTPConnection) -> Actor:
-        der = request.scope.get(PEER)
-        if der is None:
-            raise UnauthenticatedError("certificate.missing", "a client certificate is required")
-        store = self._control.store
+        shown, store = _shown(request), self._control.store
         with store.reading() as tx:
-            host_id = enrolment.known_host(tx, der, store.clock())
-        return Actor(kind="host", id=host_id, address=request.client.host if request.client else "")
+            enrolment.known(tx, shown, store.clock())
+        return _actor(request, shown)
 
-    async def assignment(
-        self,
-        request: Request,
-        after_epoch: Annotated[int, Query(ge=0, lt=2**63)],
-        after_revision: Annotated[int, Query(ge=0, lt=2**63)],
-        wait_s: Annotated[float, Query(ge=0, le=MAX_WAIT_S)],
-    ) -> Response:
+    async def assignment(self, request: Request) -> Response:
         """Answer as soon as there is an assignment above what the agent has, or with nothing in the end.
 
-        It looks when it is rung, for what other controllers committed too, and once more at its end: a
-        thousand polls that looked by themselves every few seconds would keep the controller busy.
+        It looks at its beginning, and when it is rung, for what other controllers committed too: a thousand
+        polls that looked by themselves every few seconds would keep the controller busy.
         """
-        actor = await run_in_threadpool(self._who, request)
-        deadline = time.monotonic() + wait_s
-        self._heartbeats.heard(actor.id)
-        with self._control.bell.listen_async(f"host:{actor.id}", CLOSING) as ear:
-            while True:
-                after = (after_epoch, after_revision)
-                found = await run_in_threadpool(_newer, self._control, actor, after)
-                left = deadline - time.monotonic()
-                if found is not None:
-                    return _answer(AssignmentAnswer(assignment=found))
-                if left <= 0 or self._closing.is_set():
-                    return _said(b"", 204)
-                await ear.wait(left)
+        asked, shown = _query(_Poll, request), _shown(request)
+        actor, after = _actor(request, shown), (asked.after_epoch, asked.after_revision)
+        deadline = time.monotonic() + asked.wait_s
+        with self._control.bell.listen_async(f"host:{shown.host}", CLOSING) as ear:
+            found = await self._look(actor, shown, after)
+            self._heartbeats.heard(shown.host)
+            while found is None and not self._closing.is_set() and (left := deadline - time.monotonic()) > 0:
+                with self._vouching(shown):
+                    if not await ear.wait(left):
+                        break
+                found = await self._look(actor, shown, after)
+        return _said(b"", 204) if found is None else _answer(AssignmentAnswer(assignment=found))
+
+    async def _look(self, actor: Actor, shown: HostCertificate, after: tuple[int, int]) -> Assignment | None:
+        found, asked = await run_in_threadpool(_newer, self._control, actor, shown, after)
+        (self._asked.add if asked else self._asked.discard)(shown.host)
+        return found
+
+    @contextlib.contextmanager
+    def _vouching(self, shown: HostCertificate) -> Iterator[None]:
+        self._waiting[shown.fingerprint] += 1
+        try:
+            yield
+        finally:
+            self._waiting[shown.fingerprint] -= 1
+            if not self._waiting[shown.fingerprint]:
+                del self._waiting[shown.fingerprint]
 
     async def report(self, request: Request) -> Response:
         """Take in what a host says about itself."""
@@ -129,17 +167,23 @@ class _Doors:
     async def heartbeat(self, request: Request) -> Response:
         """Note that a host lives; answer only when there is something to ask of it.
 
-        Agents before the doctor read no answer here.
+        A hundred come each second of a thousand hosts. Where a poll with the same certificate waits, that one
+        has looked, and looks again when its host is fenced, let in anew or to be examined; the database is
+        not asked. Agents before the doctor read no answer here.
         """
         parse_message(Heartbeat, await _body(request))
-        asked = await run_in_threadpool(self._beat, request)
+        shown = _shown(request)
+        if shown.fingerprint in self._waiting:
+            asked = shown.host in self._asked
+        else:
+            asked = await run_in_threadpool(self._is_asked, shown)
+        self._heartbeats.heard(shown.host)
         return _answer(HeartbeatAnswer(doctor=True)) if asked else _said(b"", 204)
 
-    def _beat(self, request: Request) -> bool:
-        actor = self._who(request)
-        self._heartbeats.heard(actor.id)
-        with self._control.store.reading() as tx:
-            return doctor.is_asked(tx, actor.id)
+    def _is_asked(self, shown: HostCertificate) -> bool:
+        store = self._control.store
+        with store.reading() as tx:
+            return assignments.standing(tx, shown, store.clock()).asked
 
     async def doctor(self, request: Request) -> Response:
         """Take in what a host's doctor found."""
@@ -166,17 +210,17 @@ class _Doors:
             raise KeysError("keys.none", "this controller has no key backend")
         return keyring.hand_out(self._control.store, actor, asked.volume, asked.generation).decode()
 
-    async def streams(
-        self, request: Request, wait_s: Annotated[float, Query(ge=0, le=MAX_WAIT_S)]
-    ) -> Response:
+    async def streams(self, request: Request) -> Response:
         """Answer as soon as somebody wants a stream of this host, or with nothing in the end."""
-        actor = await run_in_threadpool(self._who, request)
-        self._heartbeats.heard(actor.id)
-        found = await agent_streams.due(self._control, actor.id, wait_s, self._closing)
+        asked, shown = _query(_Waits, request), _shown(request)
+        found = await agent_streams.due(
+            self._control, shown, asked.wait_s, self._closing, self._heartbeats.heard
+        )
         return _answer(StreamsAnswer(streams=found)) if found else _said(b"", 204)
 
-    async def stream(self, socket: WebSocket, stream: str) -> None:
+    async def stream(self, socket: WebSocket) -> None:
         """Take a stream that the host dials to whoever waits for it."""
+        stream = str(socket.path_params["stream"])
         try:
             check_version(socket.headers.get(PROTOCOL_HEADER))
             actor = await run_in_threadpool(self._who, socket)
@@ -217,56 +261,107 @@ class _Speaking:
 
 def agents_app(
     control: Control, authority: Authority, heartbeats: Heartbeats, closing: threading.Event | None = None
-) -> FastAPI:
+) -> Starlette:
     """Make the app of the agents' listener.
+
+    Plain Starlette: hosts read no document, bodies are read within bounds of their own, and what FastAPI does
+    around a call took longer than the call, a hundred and more times a second.
 
     Args:
         closing: set when the process ends: polls that wait are answered, once `CLOSING` is rung.
     """
-    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
     doors = _Doors(control, authority, heartbeats, closing or threading.Event())
-
-    app.add_middleware(_Speaking)
-
-    @app.exception_handler(BulkheadError)
-    async def refuse(_request: Request, exc: BulkheadError) -> Response:
-        return _problem(exc)
-
-    app.add_api_route("/agent/v1/assignment", doors.assignment, methods=["GET"])
-    app.add_api_route("/agent/v1/streams", doors.streams, methods=["GET"])
-    app.add_api_websocket_route("/agent/v1/streams/{stream}", doors.stream)
-    for path, door in (
-        ("report", doors.report),
-        ("heartbeat", doors.heartbeat),
-        ("doctor", doors.doctor),
-        ("keys", doors.keys),
-        ("certificate", doors.certificate),
-    ):
-        app.add_api_route(f"/agent/v1/{path}", door, methods=["POST"])
-    return app
+    return Starlette(
+        routes=[
+            # What is asked most stands first.
+            Route("/agent/v1/heartbeat", doors.heartbeat, methods=["POST"]),
+            Route("/agent/v1/assignment", doors.assignment, methods=["GET"]),
+            Route("/agent/v1/streams", doors.streams, methods=["GET"]),
+            Route("/agent/v1/report", doors.report, methods=["POST"]),
+            Route("/agent/v1/doctor", doors.doctor, methods=["POST"]),
+            Route("/agent/v1/keys", doors.keys, methods=["POST"]),
+            Route("/agent/v1/certificate", doors.certificate, methods=["POST"]),
+            WebSocketRoute("/agent/v1/streams/{stream}", doors.stream),
+        ],
+        middleware=[Middleware(_Speaking)],
+        exception_handlers={BulkheadError: _refuse},
+    )
 
 
-def _newer(control: Control, actor: Actor, after: tuple[int, int]) -> Assignment | None:
-    """Return the host's assignment if its agent has an older one; hand out what waits for it first."""
+async def _refuse(_request: Request, exc: Exception) -> Response:
+    assert isinstance(exc, BulkheadError)  # noqa: S101 - registered for nothing else
+    return _problem(exc)
+
+
+#: A connection shows its certificate again with each call; what it says never changes.
+_read = lru_cache(maxsize=4096)(host_of)
+
+
+def _shown(request: HTTPConnection) -> HostCertificate:
+    """Return what TLS proved; whether it still counts, the store says.
+
+    Raises:
+        UnauthenticatedError: `certificate.missing`, `certificate.no_host`.
+    """
+    der = request.scope.get(PEER)
+    if der is None:
+        raise UnauthenticatedError("certificate.missing", "a client certificate is required")
+    return _read(der)
+
+
+def _actor(request: HTTPConnection, shown: HostCertificate) -> Actor:
+    return Actor(kind="host", id=shown.host, address=request.client.host if request.client else "")
+
+
+def _query(kind: type[Q], request: Request) -> Q:
+    """Read a query: each name once, none that is unknown.
+
+    Raises:
+        InvalidInputError: `protocol.bad_message`.
+    """
+    pairs = request.query_params.multi_items()
+    try:
+        if len(dict(pairs)) == len(pairs):
+            return kind.model_validate_strings(dict(pairs))
+    except ValidationError as exc:
+        raise _bad_query() from exc
+    raise _bad_query()
+
+
+def _bad_query() -> InvalidInputError:
+    return InvalidInputError("protocol.bad_message", "the query is not one of this version")
+
+
+def _newer(
+    control: Control, actor: Actor, shown: HostCertificate, after: tuple[int, int]
+) -> tuple[Assignment | None, bool]:
+    """Return the host's assignment if its agent has an older one; hand out what waits for it first.
+
+    Returns:
+        It, or None when there is nothing new, and whether somebody waits for the host's doctor.
+
+    Raises:
+        UnauthenticatedError: `certificate.revoked`: perhaps since the poll began.
+    """
     with control.store.reading() as tx:
-        due, ours = assignments.is_due(tx, actor.id), assignments.version(tx, actor.id)
-    if after > ours:
-        host_errors.note_ahead(control.store, actor, after, ours)
-    if not due and ours <= after:
-        return None
-    if due:
+        now = assignments.standing(tx, shown, control.store.clock())
+    if after > now.version:
+        host_errors.note_ahead(control.store, actor, after, now.version)
+    if not now.due and now.version <= after:
+        return None, now.asked
+    if now.due:
         with control.store.unit_of_work(actor) as tx:
             assignments.hand_out(tx, actor.id)
     with control.store.reading() as tx:
         found = assignments.compiled(tx, actor.id)
         sealed = user_data.of_host(tx, actor.id)
     if found is None or (found.epoch, found.revision) <= after:
-        return None
+        return None, now.asked
     told, failed = user_data.opened(control.keyring, found, sealed)
     if failed:
         with control.store.unit_of_work(actor) as tx:
             reports.left_out(tx, actor.id, failed)
-    return told
+    return told, now.asked
 
 
 async def _body(request: Request, limit: int = MAX_SMALL_BYTES) -> bytes:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import bindparam, select, update
+from sqlalchemy import bindparam, exists, select, update
 
-from orchestrator.controller import deployment
+from orchestrator.controller import deployment, enrolment
+from orchestrator.controller.authority import HostCertificate
 from orchestrator.controller.gpus import move
 from orchestrator.controller.operations import advance
 from orchestrator.model.assignment import ASSIGNMENT_VERSION, Assignment, Power
@@ -36,39 +38,90 @@ _GPUS, _HOSTS, _DEPLOYMENT = table_of(GpuRow), table_of(HostRow), table_of(Deplo
 #: States in which an instance is not, or no longer, part of what its host must run.
 OUTSIDE = (InstanceState.PENDING, InstanceState.SCHEDULED, InstanceState.DELETING, InstanceState.DELETED)
 
-#: Every poll of every host asks these two; written once.
-_DUE = select(_INSTANCES.c.id).where(
+_MAY_ACT = ~select(_DEPLOYMENT.c.observe_only).scalar_subquery()
+#: Every poll of every host asks this, and what follows is asked on each instance's way; written once.
+_STANDING = enrolment.asking(
+    _HOSTS.c.revision,
+    _HOSTS.c.doctor_asked_ms,
+    select(_DEPLOYMENT.c.epoch).scalar_subquery().label("epoch"),
+    (
+        exists().where(_INSTANCES.c.host_id == _HOSTS.c.id, _INSTANCES.c.state == InstanceState.SCHEDULED)
+        & _MAY_ACT
+    ).label("due"),
+)
+_SCHEDULED = INSTANCES.wanting(
+    PLATFORM,
     _INSTANCES.c.host_id == bindparam("host"),
     _INSTANCES.c.state == InstanceState.SCHEDULED,
-    ~select(_DEPLOYMENT.c.observe_only).scalar_subquery(),
+    _MAY_ACT,
 )
-_VERSION = select(select(_DEPLOYMENT.c.epoch).scalar_subquery().label("epoch"), _HOSTS.c.revision).where(
-    _HOSTS.c.id == bindparam("host")
+_CLAIMED = (
+    select(_GPUS.c.id, _GPUS.c.tenancy)
+    .where(_GPUS.c.instance_id == bindparam("instance"), _GPUS.c.state == GpuState.CLAIMED)
+    .order_by(_GPUS.c.id)
+)
+_PROVISION = (
+    update(_INSTANCES)
+    .where(_INSTANCES.c.id == bindparam("instance"), _INSTANCES.c.state == InstanceState.SCHEDULED)
+    .values(state=InstanceState.PROVISIONING)
+)
+_REVISE = update(_HOSTS).where(_HOSTS.c.id == bindparam("host")).values(revision=_HOSTS.c.revision + 1)
+_THERE = INSTANCES.wanting(PLATFORM, _INSTANCES.c.host_id == bindparam("host"))
+_THEIR_VOLUMES = (
+    select(_VOLUMES, _IMAGES.c.digest, _IMAGES.c.size_bytes)
+    .outerjoin(_IMAGES, _IMAGES.c.id == _VOLUMES.c.image_id)
+    .where(_VOLUMES.c.instance_id.in_(bindparam("instances", expanding=True)), _VOLUMES.c.state != "deleted")
+    # The boot volume is first, the rest as they were made.
+    .order_by(_VOLUMES.c.boot.desc(), _VOLUMES.c.created_ms, _VOLUMES.c.id)
+)
+_THEIR_PORTS = (
+    select(_PORTS, _NETWORKS.c.vlan)
+    .join(_NETWORKS, _NETWORKS.c.id == _PORTS.c.network_id)
+    .where(_PORTS.c.instance_id.in_(bindparam("instances", expanding=True)))
+    .order_by(_PORTS.c.created_ms, _PORTS.c.id)
+)
+_ORDERED_AWAY = (
+    select(_REMOVALS)
+    .where(_REMOVALS.c.host_id == bindparam("host"), _REMOVALS.c.done_ms.is_(None))
+    .order_by(_REMOVALS.c.kind, _REMOVALS.c.subject_id)
 )
 
 
-def is_due(tx: Reader, host_id: str) -> bool:
-    """Tell whether instances wait to be handed to their host for the first time, and may be."""
-    return tx.first(_DUE, {"host": host_id}) is not None
+@dataclass(frozen=True)
+class Standing:
+    """How a host's assignment stands, without compiling it.
+
+    Args:
+        due: instances wait to be handed to their host for the first time, and may be.
+        version: epoch and revision.
+        asked: somebody waits for the host's doctor.
+    """
+
+    due: bool
+    version: tuple[int, int]
+    asked: bool
+
+
+def standing(tx: Reader, shown: HostCertificate, now_ms: int) -> Standing:
+    """Say how the assignment of the host with this certificate stands. Cost: one statement.
+
+    Raises:
+        UnauthenticatedError: `certificate.revoked`.
+    """
+    row = enrolment.known(tx, shown, now_ms, _STANDING)
+    return Standing(bool(row.due), (row.epoch, row.revision), row.doctor_asked_ms is not None)
 
 
 def hand_out(tx: UnitOfWork, host_id: str) -> None:
-    """Put what was scheduled into the host's assignment; from now on its GPUs are exposed to the tenant."""
-    scheduled = INSTANCES.where(
-        tx, PLATFORM, _INSTANCES.c.host_id == host_id, _INSTANCES.c.state == InstanceState.SCHEDULED
-    )
+    """Put what was scheduled into the host's assignment; from now on its GPUs are exposed to the tenant.
+
+    While the deployment only observes, nothing is.
+    """
+    scheduled = INSTANCES.found(tx, _SCHEDULED, {"host": host_id})
     for instance in scheduled:
-        for row in tx.all(
-            select(_GPUS.c.id, _GPUS.c.tenancy)
-            .where(_GPUS.c.instance_id == instance.id, _GPUS.c.state == GpuState.CLAIMED)
-            .order_by(_GPUS.c.id)
-        ):
+        for row in tx.all(_CLAIMED, {"instance": instance.id}):
             move(tx, row.id, GpuState.EXPOSED, tenancy=row.tenancy + 1)
-        tx.execute(
-            update(_INSTANCES)
-            .where(_INSTANCES.c.id == instance.id, _INSTANCES.c.state == InstanceState.SCHEDULED)
-            .values(state=InstanceState.PROVISIONING, updated_ms=tx.now_ms)
-        )
+        tx.execute(_PROVISION, {"instance": instance.id, "updated_ms": tx.now_ms})
         advance(tx, instance.operation_id, "placed")
         tx.record(
             "instance.provision",
@@ -77,13 +130,7 @@ def hand_out(tx: UnitOfWork, host_id: str) -> None:
             details={"host": host_id, "generation": instance.generation},
         )
     if scheduled:
-        tx.execute(update(_HOSTS).where(_HOSTS.c.id == host_id).values(revision=_HOSTS.c.revision + 1))
-
-
-def version(tx: Reader, host_id: str) -> tuple[int, int]:
-    """Return epoch and revision of the host's assignment, without compiling it; zeros for no such host."""
-    row = tx.first(_VERSION, {"host": host_id})
-    return (0, 0) if row is None else (row.epoch, row.revision)
+        tx.execute(_REVISE, {"host": host_id})
 
 
 def compiled(tx: Reader, host_id: str) -> Assignment | None:
@@ -97,7 +144,7 @@ def compiled(tx: Reader, host_id: str) -> Assignment | None:
     ours = deployment.get(tx)
     instances = [
         each
-        for each in INSTANCES.where(tx, PLATFORM, _INSTANCES.c.host_id == host_id)
+        for each in INSTANCES.found(tx, _THERE, {"host": host_id})
         if each.state not in OUTSIDE and each.placement is not None and not each.gone
     ]
     volumes, ports = _volumes(tx, instances), _ports(tx, instances)
@@ -135,14 +182,7 @@ def _instance(
 
 def _volumes(tx: Reader, instances: Iterable[InstanceRecord]) -> dict[str, list[dict[str, Any]]]:
     found: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    rows = tx.all(
-        select(_VOLUMES, _IMAGES.c.digest, _IMAGES.c.size_bytes)
-        .outerjoin(_IMAGES, _IMAGES.c.id == _VOLUMES.c.image_id)
-        .where(_VOLUMES.c.instance_id.in_([each.id for each in instances]), _VOLUMES.c.state != "deleted")
-        # The boot volume is first, the rest as they were made.
-        .order_by(_VOLUMES.c.boot.desc(), _VOLUMES.c.created_ms, _VOLUMES.c.id)
-    )
-    for row in rows:
+    for row in tx.all(_THEIR_VOLUMES, {"instances": [each.id for each in instances]}):
         image = None if row.digest is None else {"digest": row.digest, "size_bytes": row.size_bytes}
         found[row.instance_id].append(
             {"id": row.id, "generation": row.generation, "size_gib": row.size_gib, "image": image}
@@ -152,13 +192,7 @@ def _volumes(tx: Reader, instances: Iterable[InstanceRecord]) -> dict[str, list[
 
 def _ports(tx: Reader, instances: Iterable[InstanceRecord]) -> dict[str, list[dict[str, Any]]]:
     found: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    rows = tx.all(
-        select(_PORTS, _NETWORKS.c.vlan)
-        .join(_NETWORKS, _NETWORKS.c.id == _PORTS.c.network_id)
-        .where(_PORTS.c.instance_id.in_([each.id for each in instances]))
-        .order_by(_PORTS.c.created_ms, _PORTS.c.id)
-    )
-    for row in rows:
+    for row in tx.all(_THEIR_PORTS, {"instances": [each.id for each in instances]}):
         found[row.instance_id].append(
             {
                 "id": row.id,
@@ -172,9 +206,5 @@ def _ports(tx: Reader, instances: Iterable[InstanceRecord]) -> dict[str, list[di
 
 
 def _absent(tx: Reader, host: FleetHost) -> list[dict[str, Any]]:
-    rows = tx.all(
-        select(_REMOVALS)
-        .where(_REMOVALS.c.host_id == host.id, _REMOVALS.c.done_ms.is_(None))
-        .order_by(_REMOVALS.c.kind, _REMOVALS.c.subject_id)
-    )
+    rows = tx.all(_ORDERED_AWAY, {"host": host.id})
     return [{"kind": row.kind, "id": row.subject_id, "generation": row.generation} for row in rows]

@@ -72,6 +72,9 @@ def taken_in(tx: UnitOfWork, host_id: str, report: DoctorReport) -> None:
     else:
         # Looked again, and found the same.
         tx.note(change)
+    if host.doctor_asked_ms is not None:
+        # Its poll sees that nobody waits any more.
+        tx.wake(f"host:{host.id}")
     _keep(tx, host.id, report)
     _follow(tx, host, kept)
 
@@ -200,9 +203,4 @@ def ask(tx: UnitOfWork, host: FleetHost) -> None:
         raise ConflictError("host.state", f"{host.name} is {host.state.value}; nobody there hears it")
     tx.execute(update(_HOSTS).where(_HOSTS.c.id == host.id).values(doctor_asked_ms=tx.now_ms))
     tx.record("host.ask_doctor", ("host", host.id), tenant=None)
-
-
-def is_asked(tx: Reader, host_id: str) -> bool:
-    """Tell whether somebody waits for a host's doctor. Cost: one row by its key, at each sign of life."""
-    asked = select(_HOSTS.c.doctor_asked_ms).where(_HOSTS.c.id == host_id)
-    return tx.scalar(asked) is not None
+    tx.wake(f"host:{host.id}")

@@ -11,10 +11,11 @@ import hashlib
 import hmac
 import ssl
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import bindparam, select, update
+from sqlalchemy import Row, Select, bindparam, select, update
 
-from orchestrator.controller.authority import Authority, host_of
+from orchestrator.controller.authority import Authority, HostCertificate, host_of
 from orchestrator.model.errors import UnauthenticatedError
 from orchestrator.model.join_token import parse_join_token
 from orchestrator.model.states import HostState
@@ -25,17 +26,6 @@ from orchestrator.store.unit_of_work import Reader, UnitOfWork, table_of
 
 _TOKENS, _CERTIFICATES = table_of(JoinTokenRow), table_of(HostCertificateRow)
 _HOSTS, _DEPLOYMENT = table_of(HostRow), table_of(DeploymentRow)
-
-#: Every call of every host asks this; written once.
-_KNOWN = (
-    select(_CERTIFICATES.c.host_id, _HOSTS.c.state)
-    .join(_HOSTS, _HOSTS.c.id == _CERTIFICATES.c.host_id)
-    .where(
-        _CERTIFICATES.c.fingerprint == bindparam("shown"),
-        _CERTIFICATES.c.revoked_ms.is_(None),
-        _CERTIFICATES.c.not_after_ms > bindparam("now_ms"),
-    )
-)
 
 
 @dataclass(frozen=True)
@@ -115,21 +105,45 @@ def renew(tx: UnitOfWork, authority: Authority, host_id: str, csr_pem: str) -> s
     return certificate
 
 
-def known_host(tx: Reader, der: bytes, now_ms: int) -> str:
-    """Return the host whose certificate this is; TLS has checked who signed it.
+def asking(*more: Any) -> Select[Any]:
+    """The statement that asks whether a certificate counts, with more columns of its host; written once."""
+    return (
+        select(_CERTIFICATES.c.host_id, _HOSTS.c.state, *more)
+        .join(_HOSTS, _HOSTS.c.id == _CERTIFICATES.c.host_id)
+        .where(
+            _CERTIFICATES.c.fingerprint == bindparam("shown"),
+            _CERTIFICATES.c.revoked_ms.is_(None),
+            _CERTIFICATES.c.not_after_ms > bindparam("now_ms"),
+        )
+    )
+
+
+#: Every call of every host asks this, or what `asking` makes of it.
+_KNOWN = asking()
+
+
+def known(tx: Reader, shown: HostCertificate, now_ms: int, asked: Select[Any] = _KNOWN) -> Row[Any]:
+    """Return what was asked of the host whose certificate this is; TLS has checked who signed it.
+
+    Args:
+        shown: by `authority.host_of`.
+        asked: made by `asking`.
 
     Raises:
-        UnauthenticatedError: `certificate.no_host`, `certificate.revoked`.
+        UnauthenticatedError: `certificate.revoked`.
     """
-    shown = host_of(der)
-    row = tx.first(_KNOWN, {"shown": shown.fingerprint, "now_ms": now_ms})
+    row = tx.first(asked, {"shown": shown.fingerprint, "now_ms": now_ms})
     if row is None or row.host_id != shown.host or row.state == HostState.FENCED:
         raise _out()
-    return shown.host
+    return row
 
 
 def revoke(tx: UnitOfWork, host_id: str) -> int:
-    """Take back every certificate of a host; how many there were that counted."""
+    """Take back every certificate of a host; how many there were that counted.
+
+    A poll that one of them opened is woken, looks, and is refused.
+    """
+    tx.wake(f"host:{host_id}")
     done = tx.execute(
         update(_CERTIFICATES)
         .where(_CERTIFICATES.c.host_id == host_id, _CERTIFICATES.c.revoked_ms.is_(None))

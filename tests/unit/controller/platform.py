@@ -161,8 +161,7 @@ class Platform:
     def assignment(self) -> Assignment:
         """What the host's agent gets when it polls."""
         with self.store.unit_of_work(CONTROLLER) as tx:
-            if assignments.is_due(tx, self.host_id):
-                assignments.hand_out(tx, self.host_id)
+            assignments.hand_out(tx, self.host_id)
         with self.store.reading() as tx:
             found = assignments.compiled(tx, self.host_id)
         assert found is not None

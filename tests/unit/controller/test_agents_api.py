@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import ssl
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,9 +28,11 @@ from orchestrator.controller.keyring import Keyring
 from orchestrator.controller.loops import Loops
 from orchestrator.keys.files import FileTenantKeys
 from orchestrator.model.actor import CONTROLLER
+from orchestrator.model.doctor_message import DoctorReport
 from orchestrator.model.errors import InvalidInputError, UnauthenticatedError
 from orchestrator.model.evidence import Status
 from orchestrator.model.join_token import JoinSecret, make_join_token
+from orchestrator.model.protocol import MAX_WAIT_S
 from orchestrator.model.states import HostState, InstanceState
 from orchestrator.store.tables.audit import AuditRecordRow
 from orchestrator.store.tables.keys import HostCertificateRow, JoinTokenRow, WrappedKeyRow
@@ -201,6 +204,105 @@ def test_a_fenced_host_gets_nothing_any_more(ground):
     answer = ground.get(tls, path)
 
     assert (answer.status_code, answer.json()["code"]) == (401, "certificate.revoked")
+
+
+class OpenPoll:
+    """A poll of a host that is held while nothing is new."""
+
+    def __init__(self, ground: Ground, tls: ssl.SSLContext, name: str) -> None:
+        self.answers: list[httpx2.Response] = []
+        host = _hosts(ground.platform, name)[0]
+        path = f"/agent/v1/assignment?after_epoch=1&after_revision={host.revision}&wait_s={MAX_WAIT_S}"
+        self._thread = threading.Thread(
+            target=lambda: self.answers.append(ground.get(tls, path, timeout=120)), daemon=True
+        )
+        self._thread.start()
+        eventually(lambda: host.id in ground.heartbeats.ages_s())
+
+    def over(self) -> tuple[int, str]:
+        self._thread.join(MAX_WAIT_S / 2)
+        assert self.answers, "nothing woke it"
+        return self.answers[0].status_code, self.answers[0].json()["code"]
+
+
+def _beat(ground: Ground, tls: ssl.SSLContext) -> int:
+    return ground.get(tls, "/agent/v1/heartbeat", method="POST", json={"boot_id": "x"}).status_code
+
+
+OUT = (401, "certificate.revoked")
+
+
+def test_a_poll_that_waits_while_its_host_is_fenced_is_refused_at_once(ground):
+    tls = ground.client(ground.join_token("node2"))
+    with ground.platform.store.unit_of_work(CONTROLLER) as tx:
+        tx.note(_ready("node2"))
+        hosts.change_state(tx, "node2", "cordon", "stolen")
+    poll = OpenPoll(ground, tls, "node2")
+    assert _beat(ground, tls) == 204
+    with ground.platform.store.unit_of_work(CONTROLLER) as tx:
+        hosts.change_state(tx, "node2", "fence", "stolen")
+    assert poll.over() == OUT
+    assert _beat(ground, tls) == 401
+
+
+def test_a_poll_that_waits_is_refused_when_another_machine_comes_in_as_its_host(ground):
+    tls = ground.client(ground.join_token("node2"))
+    poll = OpenPoll(ground, tls, "node2")
+    with ground.platform.store.unit_of_work(CONTROLLER) as tx:
+        token = hosts.add_join_token(tx, hosts.get(tx, "node2"), b"y" * 32)
+    again = make_join_token(JoinSecret(token.id, b"y" * 32, ground.authority.fingerprint))
+    new = ground.client(again)
+    assert poll.over() == OUT
+    assert (_beat(ground, tls), _beat(ground, new)) == (401, 204)
+
+
+def test_a_heartbeat_is_believed_only_while_a_poll_with_its_certificate_waits(ground):
+    tls = ground.client(ground.join_token("node2"))
+    poll = OpenPoll(ground, tls, "node2")
+    host = _hosts(ground.platform, "node2")[0]
+    # As another controller would have done it whose word is lost: nobody is rung for.
+    with ground.platform.store.database.writing() as connection:
+        connection.execute(update(table_of(HostCertificateRow)).values(revoked_ms=1))
+    assert _beat(ground, tls) == 204
+    ground.control.bell(frozenset({f"host:{host.id}"}))
+    assert poll.over() == OUT
+    assert _beat(ground, tls) == 401
+
+
+def test_a_heartbeat_tells_that_the_doctor_is_asked_while_a_poll_waits(ground):
+    tls = ground.client(ground.join_token("node2"))
+    with ground.platform.store.unit_of_work(CONTROLLER) as tx:
+        tx.note(_ready("node2"))
+    OpenPoll(ground, tls, "node2")
+    assert _beat(ground, tls) == 204
+    with ground.platform.store.unit_of_work(CONTROLLER) as tx:
+        doctor.ask(tx, hosts.get(tx, "node2"))
+    eventually(lambda: _beat(ground, tls) == 200)
+    said = DoctorReport("boot", "test", (), SOUND)
+    with ground.platform.store.unit_of_work(CONTROLLER) as tx:
+        doctor.taken_in(tx, hosts.get(tx, "node2").id, said)
+    eventually(lambda: _beat(ground, tls) == 204)
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "",
+        "after_epoch=0&after_revision=0",
+        "after_epoch=0&after_revision=0&wait_s=nan",
+        "after_epoch=0&after_revision=0&wait_s=-1",
+        "after_epoch=0&after_revision=0&wait_s=56",
+        "after_epoch=-1&after_revision=0&wait_s=0",
+        "after_epoch=0&after_revision=9223372036854775808&wait_s=0",
+        "after_epoch=0&after_epoch=1&after_revision=0&wait_s=0",
+        "after_epoch=0&after_revision=x&wait_s=0",
+        "after_epoch=0&after_revision=0&wait_s=0&more=1",
+    ],
+)
+def test_a_poll_that_cannot_be_read_is_refused(ground, query):
+    tls = ground.client(ground.join_token("node2"))
+    answer = ground.get(tls, f"/agent/v1/assignment?{query}")
+    assert (answer.status_code, answer.json()["code"]) == (422, "protocol.bad_message")
 
 
 def _ready(name: str):

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from orchestrator.controller import hosts
+from orchestrator.controller import doctor, hosts
 from orchestrator.controller.control import Control, ControlSettings, join
 from orchestrator.controller.instances import new_revision
 from orchestrator.model.actor import CONTROLLER
@@ -111,6 +111,11 @@ def test_each_thing_that_somebody_waits_for_is_told(platform, other):
     platform.report()
     other.has_heard(waiting)
 
+    waiting = other.hears(f"host:{platform.host_id}")
+    with platform.store.unit_of_work(CONTROLLER) as tx:
+        doctor.ask(tx, platform.host())
+    other.has_heard(waiting)
+
     waiting = other.hears("scheduler")
     platform.ask(platform.acme, "remove", "train")
     platform.apply()
@@ -192,7 +197,7 @@ def test_an_agents_long_poll_at_the_other_controller_wakes(platform, url, tmp_pa
             new_revision(tx, host.id)
             tx.record("test.revision", ("host", host.id), tenant=None)
         poll.join(LONG_S)
-        # At its end a poll looks once more; it was woken before.
+        # It was woken: at its end a poll does not look.
         assert time.monotonic() - asked < MAX_WAIT_S
     listener.stop()
     database.dispose()

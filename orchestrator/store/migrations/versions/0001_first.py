@@ -736,8 +736,8 @@ def _protect_the_log() -> None:
 _TOLD = (
     ("audit_stream", "UPDATE", "stream:"),
     ("operation", "UPDATE", "operation:"),
-    # A placement and a release raise the generation, a new order the revision.
-    ("host", "UPDATE OF generation, revision", "host:"),
+    # A placement and a release raise the generation, a new order the revision; the doctor may be asked.
+    ("host", "UPDATE OF generation, revision, doctor_asked_ms", "host:"),
     ("host", "UPDATE OF generation", "scheduler"),
     ("request", "INSERT", "scheduler"),
     ("stream_order", "INSERT", "streams:"),
