@@ -67,8 +67,15 @@ class Tenant:
         """Ask once; wait and try again where the rate limit says so."""
         while True:
             sent = None if body is None else json.dumps(body)
-            self._connection.request(method, path, sent, {**self._headers, **key()})
-            answer = self._connection.getresponse()
+            try:
+                self._connection.request(method, path, sent, {**self._headers, **key()})
+                answer = self._connection.getresponse()
+            except (http.client.RemoteDisconnected, ConnectionError):
+                # On a busy machine we may speak into a connection that was idle for too long.
+                self._connection.close()
+                if method != "GET":
+                    raise
+                continue
             told = answer.read()
             if answer.status != 429:
                 assert answer.status < 400, told

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +40,23 @@ def table() -> list[str]:
     return [
         "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows
     ]
+
+
+def own_cpu_s() -> float:
+    """Seconds of processor time that this process has used: the simulated fleet and its client."""
+    return time.process_time()
+
+
+def durable_ms(folder: Path, count: int = 30) -> float:
+    """Milliseconds that writing one page durably takes here, median: each commit of SQLite waits for one."""
+    took = []
+    with (folder / "durable").open("wb", buffering=0) as file:
+        for _ in range(count):
+            file.write(bytes(4096))
+            began = time.monotonic()
+            os.fsync(file.fileno())
+            took.append((time.monotonic() - began) * 1000)
+    return statistics.median(took)
 
 
 @dataclass(frozen=True)
