@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from hostprep.doctor import devices, kernel, libvirt, memory, network, sysctls, system
+from hostprep.doctor import devices, kernel, libvirt, memory, network, share, sysctls, system, units
 from hostprep.doctor.finding import Look
 from hostprep.doctor.programs import run_program
 from hostprep.probe.files import HostPath
@@ -40,6 +40,8 @@ def examine(
         *devices.judge(devices.read(look, libvirt.relaxed_acs(guests))),
         *memory.judge(memory.read(look)),
         *libvirt.judge(guests),
+        *units.judge(units.read(look)),
+        *share.judge(share.read(look)),
         *network.judge(network.read(look)),
         *system.judge(system.read(look)),
     )

@@ -13,6 +13,8 @@ from orchestrator.model.host import HostFacts
 MUST, POLICY = Severity.MUST, Severity.POLICY
 HOST = "host"
 #: What stands for a fact that could not be read.
+#: Where libvirt's daemon writes its pid; the modular one first.
+DAEMON_PIDS = ("run/virtqemud.pid", "run/libvirt/virtqemud.pid", "run/libvirtd.pid")
 NOT_READ = "not read"
 _MAX_TEXT = 512
 

@@ -11,13 +11,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from hostprep.doctor.finding import MUST, Look, all_of, finding, shown
+from hostprep.doctor.finding import DAEMON_PIDS, MUST, POLICY, Look, all_of, finding, shown
 from hostprep.probe.files import HostPath, listing, names, read_link, read_text
 from hostprep.probe.keep import QEMU_CONF
 from orchestrator.model.doctor import Finding
 
 #: libvirtd's port without TLS.
 _TCP_PORT = 16509
+_TLS_PORT = 16514
 #: Nodes that every guest may use; a device of a guest comes on top by libvirt itself.
 _DEVICES = frozenset(
     f"/dev/{name}" for name in ("null", "full", "zero", "random", "urandom", "ptmx", "kvm", "userfaultfd")
@@ -26,7 +27,11 @@ _SETTING = re.compile(r"^\s*([a-z_]+)\s*=\s*(\[[^\]]*\]|\"[^\"\n]*\"|\S+)", re.M
 _QUOTED = re.compile(r'"([^"\n]*)"')
 _STATUS = re.compile(r"^(Uid|CapEff|NoNewPrivs|Seccomp):\s*(\S+)", re.MULTILINE)
 _MOUNTS = {None: "", True: "its own", False: "the host's"}
+#: What leaves no core, whatever the limits.
+_NO_CORE = ("", "|/bin/false", "|/usr/bin/false")
+_CORE_LIMIT = re.compile(r"^Max core file size\s+\S+\s+(\S+)", re.MULTILINE)
 _TMPFS = frozenset({"tmpfs", "ramfs"})
+_NVRAM = "/var/lib/libvirt/qemu/nvram"
 #: Who may not look at the first process sees the same mounts itself, unless it was given others.
 MOUNTS = ("proc/1/mounts", "proc/self/mounts")
 _CONF = f"/{QEMU_CONF}, then restart virtqemud"
@@ -55,6 +60,8 @@ class LibvirtFacts:
     selinux: str | None
     running: tuple[Qemu, ...] | None
     core_pattern: str | None
+    #: Hard limit of the daemon's core files, in bytes or `unlimited`.
+    core_limit: str | None
     secrets: tuple[str, ...] | None
     #: Filesystem types by mount point, and options of /proc.
     mounts: Mapping[str, str] | None
@@ -75,6 +82,7 @@ def read(look: Look) -> LibvirtFacts:
         selinux=_present(root / "sys/fs", "selinux", "enforce"),
         running=_running(root),
         core_pattern=read_text(root / "proc/sys/kernel/core_pattern"),
+        core_limit=_core_limit(root),
         secrets=_secrets(root),
         mounts=None if mounts is None else {row[1]: row[2] for row in rows},
         proc_options=next((row[3] for row in reversed(rows) if row[1] == "/proc"), None),
@@ -104,6 +112,16 @@ def judge(facts: LibvirtFacts) -> tuple[Finding, ...]:
             else f"{len(facts.listening)} ports, this one "
             + ("too" if _TCP_PORT in facts.listening else "not"),
             mend="systemctl disable --now libvirtd-tcp.socket virtproxyd-tcp.socket",
+            source="/proc/net/tcp",
+        ),
+        finding(
+            "L1",
+            POLICY,
+            None if facts.listening is None else _TLS_PORT not in facts.listening,
+            subject="tls",
+            expected=f"nothing listens on port {_TLS_PORT} (libvirt with TLS): nobody is to come that way",
+            read=None if facts.listening is None else "open" if _TLS_PORT in facts.listening else "shut",
+            mend="systemctl disable --now libvirtd-tls.socket virtproxyd-tls.socket",
             source="/proc/net/tcp",
         ),
         _confinement(facts),
@@ -188,8 +206,15 @@ def _settings(facts: LibvirtFacts) -> tuple[Finding, ...]:
         devices = set(_QUOTED.findall(conf.get("cgroup_device_acl", ""))) <= _DEVICES
         dumps = conf.get("dump_guest_core", "0") == "0" and conf.get("max_core", "0") in ("0", '"0"')
     pattern = facts.core_pattern
-    clear = None if pattern is None else pattern in ("", "|/bin/false", "|/usr/bin/false")
+    # A program gets every core, whatever the limits; a file is bounded by them.
+    clear = None if pattern is None else not pattern.startswith("|") or pattern in _NO_CORE
+    limited = None if facts.core_limit is None else facts.core_limit == "0"
+    owners = None if conf is None else conf.get("remember_owner", "1")
     return (
+        finding("L3", POLICY, None if owners is None else owners == "0", subject="owners",
+                expected="libvirt gives no file back to who had it: each VM has a uid of its own",
+                read=None if owners is None else f"remember_owner {owners}",
+                mend=f"set remember_owner = 0 in {_CONF}", source=f"/{QEMU_CONF}"),
         finding("L3", MUST, sandboxed, expected="QEMU sandboxed and not root", read=conf_read,
                 mend=f"take user and seccomp_sandbox out of {_CONF}", source=f"/{QEMU_CONF}"),
         finding("L4", MUST, all_of(spaces, devices), expected="mount namespaces; no extra device nodes",
@@ -197,13 +222,19 @@ def _settings(facts: LibvirtFacts) -> tuple[Finding, ...]:
                 source=f"/{QEMU_CONF}"),
         finding("L5", MUST, all_of(dumps, clear), expected="no core dump of a guest",
                 read=f"core_pattern {shown(pattern)}; {conf_read or 'qemu.conf not read'}",
-                mend=f"sysctl -w kernel.core_pattern='|/bin/false'; dump_guest_core, max_core 0 in {_CONF}"),
+                mend=f"sysctl -w kernel.core_pattern=core; dump_guest_core, max_core 0 in {_CONF}"),
+        finding("L5", MUST, True if pattern in _NO_CORE else limited, subject="limit",
+                expected="no service, and no QEMU that libvirt starts, leaves a core",
+                read=facts.core_limit and f"libvirt's daemon: {facts.core_limit}",
+                mend="DefaultLimitCORE=0 in /etc/systemd/system.conf.d, reboot; or restart libvirtd",
+                source="/proc/PID/limits of libvirt's daemon"),
     )  # fmt: skip
 
 
 def _places(facts: LibvirtFacts) -> tuple[Finding, ...]:
     kinds = {path: _filesystem(facts.mounts, path) for path in ("/var/lib/libvirt/qemu", "/run/libvirt")}
     on_disk = [path for path, kind in kinds.items() if kind not in _TMPFS]
+    nvram = _filesystem(facts.mounts, _NVRAM)
     hidden = None if facts.proc_options is None else any(
         each in facts.proc_options.split(",") for each in ("hidepid=2", "hidepid=invisible")
     )  # fmt: skip
@@ -215,6 +246,10 @@ def _places(facts: LibvirtFacts) -> tuple[Finding, ...]:
                 else ", ".join(f"{path} on {kind or 'something unknown'}" for path, kind in kinds.items()),
                 source="/proc/1/mounts",
                 mend="mount tmpfs on " + " and ".join(on_disk) + "; keep NVRAM elsewhere"),
+        finding("L8", POLICY, None if facts.mounts is None else nvram not in _TMPFS, subject="nvram",
+                expected="UEFI variables of VMs on a disk, which outlives the boot",
+                read=None if facts.mounts is None else f"{_NVRAM} on {nvram or 'something unknown'}",
+                mend=f"bind a folder of a disk to {_NVRAM}", source="/proc/1/mounts"),
         finding("L8", MUST, None if facts.secrets is None else not facts.secrets, subject="secrets",
                 expected="no secret kept on disk",
                 read=None if facts.secrets is None else f"{len(facts.secrets)} files",
@@ -279,6 +314,12 @@ def _qemu(root: HostPath, name: str, pid: int, host_mounts: str | None) -> Qemu:
         own_mounts=None if space is None or host_mounts is None else str(space) != host_mounts,
         memory_max=bound,
     )
+
+
+def _core_limit(root: HostPath) -> str | None:
+    pids = [text for path in DAEMON_PIDS if (text := read_text(root / path)) and text.isdigit()]
+    found = _CORE_LIMIT.search(read_text(root / "proc" / pids[0] / "limits") or "") if pids else None
+    return None if found is None else found[1]
 
 
 def _secrets(root: HostPath) -> tuple[str, ...] | None:

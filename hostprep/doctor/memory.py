@@ -5,14 +5,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from hostprep.doctor.finding import MUST, POLICY, Look, finding
+from hostprep.doctor.finding import DAEMON_PIDS, MUST, POLICY, Look, finding
 from hostprep.probe.files import read_number, read_text
 from orchestrator.model.doctor import Finding
 from orchestrator.model.errors import HostError
 from orchestrator.model.host import NumaNode
 
-#: Where libvirt's daemon writes its pid; the modular one first.
-DAEMON_PIDS = ("run/virtqemud.pid", "run/libvirt/virtqemud.pid", "run/libvirtd.pid")
 _LOCKED = re.compile(r"^Max locked memory\s+(\S+)\s+(\S+)", re.MULTILINE)
 _CAPABILITIES = re.compile(r"^CapEff:\s*([0-9a-f]+)", re.MULTILINE)
 #: include/uapi/linux/capability.h: CAP_SYS_RESOURCE.

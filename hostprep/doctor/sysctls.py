@@ -24,14 +24,20 @@ SYSCTLS: Mapping[str, tuple[str, ...]] = {
     "kernel.perf_event_paranoid": ("3", "4"),
     "kernel.sysrq": ("0",),
     "kernel.unprivileged_bpf_disabled": ("1", "2"),
+    "kernel.yama.ptrace_scope": ("2", "3"),
     "net.core.bpf_jit_harden": ("2",),
     "net.ipv4.conf.all.accept_redirects": ("0",),
     "net.ipv4.conf.all.accept_source_route": ("0",),
+    "net.ipv4.conf.default.accept_redirects": ("0",),
+    "net.ipv4.conf.default.accept_source_route": ("0",),
     "net.ipv4.tcp_syncookies": ("1",),
+    "net.ipv6.conf.all.accept_redirects": ("0",),
+    "net.ipv6.conf.default.accept_redirects": ("0",),
     "vm.unprivileged_userfaultfd": ("0",),
 }
 #: A kernel that lists none of these was built without kexec, without SysRq: nothing is left to switch off.
 ABSENT_IS_OFF = frozenset({"kernel.kexec_load_disabled", "kernel.sysrq"})
+_IPV6 = "ipv6"
 #: QEMU may use io_uring for disks; where it does, this one is not set.
 IO_URING = "kernel.io_uring_disabled"
 PARAMETERS: Mapping[str, str] = {
@@ -72,6 +78,10 @@ def _read(folder: HostPath, name: str) -> str | None:
         above, _, last = name.rpartition(".")
         found = listing(folder / above.replace(".", "/"))
         return SYSCTLS[name][0] if found is not None and last not in found else None
+    if text is None and name.startswith(f"net.{_IPV6}."):
+        # A host without IPv6 takes no redirect over it.
+        networks = listing(folder / "net")
+        return SYSCTLS[name][0] if networks is not None and _IPV6 not in networks else None
     return text
 
 

@@ -69,12 +69,16 @@ def judge(facts: SystemFacts) -> tuple[Finding, ...]:
         and ssh.get("kbdinteractiveauthentication", "no") == "no"
         and ssh.get("permitrootlogin") != "yes"
     )  # fmt: skip
+    forwards = None if ssh is None else ssh.get("x11forwarding")
     clock = (facts.synchronised or "").strip()
     return (
         finding("S1", MUST, keys_only, subject="ssh", expected="keys only",
                 read=None if ssh is None else " ".join(f"{key}={said}" for key, said in sorted(ssh.items())),
                 mend="PasswordAuthentication no, PermitRootLogin prohibit-password; systemctl reload ssh",
                 source=no_answer("sshd")),
+        finding("S1", POLICY, None if forwards is None else forwards == "no", subject="x11",
+                expected="ssh forwards no displays", read=forwards,
+                mend="X11Forwarding no; systemctl reload ssh", source=no_answer("sshd")),
         finding("S1", MUST, None if clock not in ("yes", "no") else clock == "yes", subject="clock",
                 expected="the clock is synchronised", read=clock, mend="systemctl enable --now chrony",
                 source=no_answer("timedatectl")),

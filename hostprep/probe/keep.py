@@ -25,14 +25,14 @@ CMDLINE_WORDS = _words("""
 #: Settings of QEMU's libvirt driver that checks read.
 QEMU_CONF_KEYS = _words("""
     user group security_driver security_default_confined security_require_confined namespaces
-    cgroup_device_acl relaxed_acs_check sched_core dump_guest_core max_core seccomp_sandbox
+    cgroup_device_acl remember_owner relaxed_acs_check sched_core dump_guest_core max_core seccomp_sandbox
     clear_emulator_capabilities
 """)
 QEMU_CONF = "etc/libvirt/qemu.conf"
 NFT_RULESET = "nft -j list ruleset"
 SSHD = "sshd -T"
 #: Effective settings of the SSH server that checks read.
-SSHD_KEYS = _words("passwordauthentication kbdinteractiveauthentication permitrootlogin")
+SSHD_KEYS = _words("passwordauthentication kbdinteractiveauthentication permitrootlogin x11forwarding")
 
 _SETTING = re.compile(r"^\s*([a-z_]+)\s*=")
 _LISTEN = "0A"

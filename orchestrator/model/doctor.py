@@ -23,6 +23,9 @@ CHECKS = frozenset(
         *("L1", "L2", "L3", "L4", "L5", "L6", "L8", "N1", "N2", "S1", "S2", "S3"),
         *("gpu.bars", "gpu.driver", "gpu.fabric", "gpu.framebuffer", "gpu.numa", "gpu.pool", "gpu.power"),
         *(
+            "cpu.host",
+            "mod.loaded",
+            "sys.units",
             "doctor.ran",
             "gpu.window",
             "kvm.loaded",

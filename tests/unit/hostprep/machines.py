@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 
+from hostprep.doctor.share import KVM
+from hostprep.doctor.units import ENABLED, MASKED, SHOW, SLEEP, SOCKETS
 from hostprep.probe.keep import NFT_RULESET, SSHD
 from hostprep.probe.recording import Recording
 from tests.unit.devices.fakesys import config_space
@@ -19,7 +21,9 @@ dev/tty/ldisc_autoload=0 fs/protected_fifos=2 fs/protected_hardlinks=1 fs/protec
 fs/protected_symlinks=1 fs/suid_dumpable=0 kernel/dmesg_restrict=1 kernel/kexec_load_disabled=1
 kernel/kptr_restrict=2 kernel/perf_event_paranoid=3 kernel/sysrq=0 kernel/unprivileged_bpf_disabled=1
 net/core/bpf_jit_harden=2 net/ipv4/conf/all/accept_redirects=0 net/ipv4/conf/all/accept_source_route=0
-net/ipv4/tcp_syncookies=1 vm/unprivileged_userfaultfd=0 kernel/io_uring_disabled=2
+net/ipv4/tcp_syncookies=1 vm/unprivileged_userfaultfd=0 kernel/io_uring_disabled=2 kernel/yama/ptrace_scope=2
+net/ipv4/conf/default/accept_redirects=0 net/ipv4/conf/default/accept_source_route=0
+net/ipv6/conf/all/accept_redirects=0 net/ipv6/conf/default/accept_redirects=0
 """
 _CMDLINE = (
     "intel_iommu=on iommu.strict=1 iommu.passthrough=0 init_on_alloc=1 init_on_free=1 slab_nomerge "
@@ -104,6 +108,11 @@ class Machine:
                     for n in range(count)]  # fmt: skip
             self.put(f"{_NODE}/node{node}/distance", " ".join(map(str, near)))
             self.hugepages(node, pages)
+        # The first core of each node is the host's.
+        own = {cpu for node in range(count) for cpu in (node * per_node, node * per_node + whole)}
+        self.put("proc/irq/default_smp_affinity", f"{sum(1 << cpu for cpu in own):x}")
+        for name in ("init.scope", "system.slice", "user.slice"):
+            self.put(f"sys/fs/cgroup/{name}/cpuset.cpus.effective", ",".join(map(str, sorted(own))))
 
     def hugepages(self, node: int, pages: int) -> None:
         for name in ("nr_hugepages", "free_hugepages"):
@@ -164,7 +173,7 @@ class Machine:
         for line in _SYSCTLS.split():
             path, _, value = line.partition("=")
             self.put(f"proc/sys/{path}", value)
-        self.put("proc/sys/kernel/core_pattern", "|/bin/false")
+        self.put("proc/sys/kernel/core_pattern", "core")
         self.put("proc/swaps", "Filename Type Size Used Priority")
         self.put(f"{_CPU}/vulnerabilities/l1tf", "Not affected")
         self.put(f"{_CPU}/vulnerabilities/spectre_v2", "Mitigation: Enhanced IBRS")
@@ -184,17 +193,26 @@ class Machine:
         self.folders |= {"sys/class/graphics", "sys/fs", "sys/bus/pci/devices", "run"}
 
     def _libvirt(self) -> None:
-        self.put("etc/libvirt/qemu.conf", 'security_require_confined = 1\nsched_core = "vcpus"\nmax_core = 0')
+        self.put(
+            "etc/libvirt/qemu.conf",
+            'security_require_confined = 1\nsched_core = "vcpus"\nmax_core = 0\nremember_owner = 0',
+        )
         self.folders |= {"etc/libvirt/secrets", "var/lib/libvirt/secrets"}
         self.put("run/virtqemud.pid", 900)
-        self.put("proc/900/limits", "Max locked memory  65536  65536  bytes")
+        self.limits("65536")
         self.put("proc/900/status", "Name: virtqemud\nCapEff:\t000001ffffffffff")
         self.put("proc/1/mounts", "- / ext4 rw\n- /proc proc rw,hidepid=invisible\n- /run tmpfs rw\n"
-                                     "- /var/lib/libvirt/qemu tmpfs rw")  # fmt: skip
+                                  "- /var/lib/libvirt/qemu tmpfs rw\n"
+                                  "- /var/lib/libvirt/qemu/nvram ext4 rw")  # fmt: skip
         self.put("proc/net/tcp", "0: 00000000:0016 00000000:0000 0A")
         self.links["proc/1/ns/mnt"] = "mnt:[4026531841]"
         self.guest("vm_a", 1001)
         self.guest("vm_b", 1002)
+
+    def limits(self, locked: str = "65536", core: str = "0") -> None:
+        """What libvirt's daemon may lock in memory and leave as a core."""
+        limit = f"Max core file size  {core}  {core}  bytes\nMax locked memory  {locked}  {locked}  bytes"
+        self.put("proc/900/limits", limit)
 
     def guest(self, name: str, pid: int) -> None:
         """A running QEMU as it should be."""
@@ -213,15 +231,33 @@ class Machine:
             f"{ask} get-manager": "",
             f"{ask} get-controller br-bulkhead": "",
             f"{ask} get-fail-mode br-bulkhead": "secure\n",
-            SSHD: "passwordauthentication no\nkbdinteractiveauthentication no\npermitrootlogin no\n",
+            SSHD: "passwordauthentication no\nkbdinteractiveauthentication no\npermitrootlogin no\n"
+                  "x11forwarding no\n",
             "timedatectl show --property=NTPSynchronized --value": "yes\n",
             "systemd-analyze security --no-pager bulkhead-agent.service":
                 "\u2192 Overall exposure level for bulkhead-agent.service: 1.9 OK\n",
             "qemu-system-x86_64 --version": "QEMU emulator version 10.1.0 (Debian 1:10.1.0)\n",
             "virsh --version": "11.3.0\n",
+            " ".join(KVM): "666\n",
+            " ".join(SLEEP): "# /etc/systemd/sleep.conf.d/90.conf\n[Sleep]\nAllowSuspend=no\n"
+                             "AllowHibernation=no\nAllowHybridSleep=no\nAllowSuspendThenHibernate=no\n",
         }  # fmt: skip
+        self.units: dict[str, dict[str, str]] = {}
+        for name in (*ENABLED, *MASKED, *SOCKETS):
+            self.unit(name, LoadState="masked" if name in MASKED else "loaded",
+                      UnitFileState="masked" if name in MASKED else "enabled",
+                      SocketMode="0600" if name.endswith(".socket") else "")  # fmt: skip
+        self.unit("libvirtd.service", Environment="LIBVIRTD_ARGS=")
+        for name in ("openvswitch", "tun", "vfio_pci", "vhost_net"):
+            self.folders.add(f"sys/module/{name}")
         self.firewall("drop", "drop")
         self.put("boot/vmlinuz-6.12.48-amd64", "")
+
+    def unit(self, name: str, **properties: str) -> None:
+        """Change what systemd says of a unit."""
+        self.units.setdefault(name, {"Id": name}).update(properties)
+        blocks = ("\n".join(f"{key}={value}" for key, value in each.items()) for each in self.units.values())
+        self.commands[" ".join(SHOW)] = "\n\n".join(blocks) + "\n"
 
     def firewall(self, into: str, through: str) -> None:
         chains = [

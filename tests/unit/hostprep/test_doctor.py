@@ -12,6 +12,8 @@ import pytest
 
 from hostprep.doctor import examine, run_program
 from hostprep.doctor.finding import NOT_READ
+from hostprep.doctor.share import KVM
+from hostprep.doctor.units import SLEEP
 from hostprep.probe import read_host
 from hostprep.probe.files import listing
 from hostprep.probe.recording import Recorder, Recording, decode, load
@@ -75,6 +77,10 @@ def link(path: str, target: str) -> Callable[[Machine], None]:
     return lambda made: made.links.__setitem__(path, target)
 
 
+def unit(name: str, **properties: str) -> Callable[[Machine], None]:
+    return lambda made: made.unit(name, **properties)
+
+
 def stranger(made: Machine) -> None:
     made.function("0000:22:00.0", "8086:1572", "020000", group=20, driver="i40e")
 
@@ -104,7 +110,7 @@ def running_as(pid: int, text: str, instead: str) -> Callable[[Machine], None]:
 def daemon(capabilities: str, limit: str) -> Callable[[Machine], None]:
     def change(made: Machine) -> None:
         made.put("proc/900/status", f"CapEff:\t{capabilities}")
-        made.put("proc/900/limits", f"Max locked memory  {limit}  {limit}  bytes")
+        made.limits(limit)
 
     return change
 
@@ -125,7 +131,7 @@ TURNED: list[tuple[str, Callable[[Machine], None], Key]] = [
     ("mitigations off", word("debugfs=off", "debugfs=off mitigations=off"), ("K1", "host")),
     ("hosts open", word("debugfs=off", "debugfs=off mitigations=auto,no_guest_host"), ("K1", "host")),
     ("guests open", word("debugfs=off", "debugfs=off mitigations=auto;no_guest_guest"), ("K1", "host")),
-    ("no core scheduling", put("etc/libvirt/qemu.conf", "security_require_confined = 1"), ("K2", "host")),
+    ("no core scheduling", conf('sched_core = "none"'), ("K2", "host")),
     ("an identity domain", put("sys/kernel/iommu_groups/20/type", "identity"), ("K3", "host")),
     ("a lazy domain", put("sys/kernel/iommu_groups/20/type", "DMA-FQ"), ("K3", "host")),
     ("unsafe interrupts", put("sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts", "Y"),
@@ -182,7 +188,32 @@ TURNED: list[tuple[str, Callable[[Machine], None], Key]] = [
     ("no namespaces", conf("namespaces = [ ]"), ("L4", "host")),
     ("an extra device", conf('cgroup_device_acl = [\n "/dev/null",\n "/dev/mem"\n]'), ("L4", "host")),
     ("a guest in the host's mounts", link("proc/1001/ns/mnt", "mnt:[4026531841]"), ("L4", "vm_a")),
-    ("core dumps", put("proc/sys/kernel/core_pattern", "core"), ("L5", "host")),
+    ("a program gets cores", put("proc/sys/kernel/core_pattern", "|/usr/share/apport/apport %p"),
+     ("L5", "host")),
+    ("services may leave cores", lambda made: made.limits(core="unlimited"), ("L5", "limit")),
+    ("libvirt on TLS", put("proc/net/tcp", "0: 00000000:4082 0:0 0A"), ("L1", "tls")),
+    ("everybody speaks to libvirt", unit("libvirtd-ro.socket", SocketMode="0666"), ("L1", "sockets")),
+    ("files are given back", conf("remember_owner = 1"), ("L3", "owners")),
+    ("UEFI variables in memory", mounted("/nvram ext4", "/nvram tmpfs"), ("L8", "nvram")),
+    ("services on tenants' CPUs", put("sys/fs/cgroup/system.slice/cpuset.cpus.effective", "0-31"),
+     ("cpu.host", "services")),
+    ("people on tenants' CPUs", put("sys/fs/cgroup/user.slice/cpuset.cpus.effective", "0,16-17"),
+     ("cpu.host", "services")),
+    ("interrupts on tenants' CPUs", put("proc/irq/default_smp_affinity", "00000001,ffffffff"),
+     ("cpu.host", "interrupts")),
+    ("a module is missing", lambda made: made.take("sys/module/vhost_net"), ("mod.loaded", "host")),
+    ("only root opens KVM", said(" ".join(KVM), "660\n"), ("kvm.loaded", "/dev/kvm")),
+    ("no firewall at boot", unit("bulkhead-firewall.service", UnitFileState="disabled"),
+     ("sys.units", "enabled")),
+    ("no agent", lambda made: made.unit("bulkhead-agent.service", LoadState="not-found", UnitFileState=""),
+     ("sys.units", "enabled")),
+    ("guests end with libvirt-guests", unit("libvirt-guests.service", LoadState="loaded"),
+     ("sys.units", "masked")),
+    ("libvirt ends when idle", unit("libvirtd.service", Environment="LIBVIRTD_ARGS='--timeout 120'"),
+     ("sys.units", "libvirtd.service")),
+    ("may be put to sleep", said(" ".join(SLEEP), "[Sleep]\n#AllowSuspend=no\n"), ("K7", "sleep")),
+    ("displays forwarded", lambda made: made.commands.__setitem__(
+        "sshd -T", made.commands["sshd -T"].replace("x11forwarding no", "x11forwarding yes")), ("S1", "x11")),
     ("guests in core dumps", conf("dump_guest_core = 1"), ("L5", "host")),
     ("cores without end", conf('max_core = "unlimited"'), ("L5", "host")),
     ("a guest unbound", put("sys/fs/cgroup/machine.slice/vm_a.scope/memory.max", "max"), ("L6", "vm_a")),
@@ -210,7 +241,7 @@ TURNED: list[tuple[str, Callable[[Machine], None], Key]] = [
 ]  # fmt: skip
 #: Others that fail or are unknown with it, because the same fact is theirs too.
 ALSO = {"no KVM": {"K6"}, "no hugepages": {"mem.node"}, "no hugepages on a node": {"mem.hugepages"},
-        "no reset": {"gpu.pool"}, "an identity domain": set(), "core dumps": set()}  # fmt: skip
+        "no reset": {"gpu.pool"}, "an identity domain": set(), "passwords": set()}  # fmt: skip
 
 
 def test_a_sound_host_passes_every_check() -> None:
@@ -361,6 +392,25 @@ def test_who_may_not_see_the_first_process_asks_of_itself() -> None:
     made = one_socket()
     made.texts["proc/self/mounts"] = made.texts.pop("proc/1/mounts")
     assert ask(made.recording())["L8", "/proc"].status is Status.PASS
+
+
+def test_a_host_without_ipv6_lacks_no_setting_of_it() -> None:
+    made = one_socket()
+    made.take("proc/sys/net/ipv6")
+    assert ask(made.recording())["K9", "host"].status is Status.PASS
+
+
+def test_cores_that_go_nowhere_need_no_limit() -> None:
+    made = one_socket()
+    made.limits(core="unlimited")
+    made.put("proc/sys/kernel/core_pattern", "|/bin/false")
+    assert ask(made.recording())["L5", "limit"].status is Status.PASS
+
+
+def test_a_host_where_nobody_is_logged_in_has_no_slice_of_theirs() -> None:
+    made = one_socket()
+    made.take("sys/fs/cgroup/user.slice")
+    assert ask(made.recording())["cpu.host", "services"].status is Status.PASS
 
 
 def test_swap_on_dm_crypt_or_in_memory_is_fine() -> None:

@@ -13,17 +13,13 @@ from typing import Any
 import pytest
 import yaml
 
+from orchestrator.model.doctor import CHECKS
+
 PLAYBOOKS = Path(__file__).parents[3] / "playbooks"
 ROLES = PLAYBOOKS / "roles"
 LIVE, REASONS, MACHINE = (
     ROLES / name for name in ("finish/files/live.sh", "finish/files/reasons.sh", "check/files/machine.sh")
 )
-#: security-reliability.md section 6, and what the doctor predicts of devices.
-CHECKS = {
-    *(f"K{number}" for number in range(1, 11)),
-    *(f"L{number}" for number in range(1, 9)),
-    "N1", "N2", "S1", "S2", "S3", "D3cold",
-}  # fmt: skip
 #: Keywords of a task that are no module.
 KEYWORDS = {
     "name", "when", "tags", "register", "loop", "loop_control", "vars", "notify", "listen", "become",
@@ -46,6 +42,26 @@ def defaults(role: str) -> dict[str, Any]:
     found = yaml.safe_load((ROLES / role / "defaults" / "main.yml").read_text())
     assert isinstance(found, dict)
     return found
+
+
+class _OnceLoader(yaml.SafeLoader):
+    """Refuses a mapping that says one key twice, which YAML takes without a word."""
+
+
+def _once(loader: _OnceLoader, node: yaml.MappingNode) -> dict[Any, Any]:
+    keys = [loader.construct_object(key) for key, _ in node.value]  # type: ignore[no-untyped-call]
+    assert len(set(keys)) == len(keys), f"{node.start_mark}: {sorted({k for k in keys if keys.count(k) > 1})}"
+    return loader.construct_mapping(node, deep=True)
+
+
+_OnceLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _once)
+
+
+@pytest.mark.parametrize(
+    "path", sorted(PLAYBOOKS.rglob("*.yml")), ids=lambda path: str(path.relative_to(PLAYBOOKS))
+)
+def test_nothing_is_said_twice(path: Path) -> None:
+    yaml.load(path.read_text(), _OnceLoader)
 
 
 def test_only_modules_that_come_with_ansible_are_used() -> None:
