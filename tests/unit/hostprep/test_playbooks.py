@@ -150,6 +150,43 @@ def test_a_setting_that_the_kernel_lacks_is_passed_over_and_the_next_one_is_set(
     assert run(LIVE, [f"value {tmp_path}/missing 1", f"value {setting} b"]) == [f"changed: {setting}: a -> b"]
 
 
+def write(files: list[dict[str, str]], **environment: str) -> list[str]:
+    done = subprocess.run(
+        [sys.executable, "-c", (PLAYBOOKS / "files" / "write.py").read_text()],
+        input=json.dumps(files),
+        env={"PATH": os.environ["PATH"], **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout.splitlines()
+
+
+def test_a_file_is_written_once_with_its_mode_and_only_told_of_when_dry(tmp_path: Path) -> None:
+    dest = tmp_path / "a.conf"
+    wanted = [{"dest": str(dest), "mode": "600", "text": "one\n"}]
+    assert write(wanted, DRY="1") == [f"changed: {dest}"]
+    assert not dest.exists()
+    assert write(wanted) == [f"changed: {dest}"]
+    assert (dest.read_text(), dest.stat().st_mode & 0o7777) == ("one\n", 0o600)
+    assert write(wanted) == []
+    dest.chmod(0o644)
+    assert write(wanted) == [f"changed: {dest}"]
+    dest.write_text("strayed\n")
+    assert write(wanted) == [f"changed: {dest}"]
+    assert dest.read_text() == "one\n"
+
+
+def test_a_link_in_the_place_of_a_file_is_replaced_and_what_it_points_to_stays(tmp_path: Path) -> None:
+    dest, other = tmp_path / "a.conf", tmp_path / "other"
+    other.write_text("text\n")
+    dest.symlink_to(other)
+    assert write([{"dest": str(dest), "mode": "644", "text": "text\n"}]) == [f"changed: {dest}"]
+    assert not dest.is_symlink()
+    assert other.read_text() == "text\n"
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["a.conf", "other"]
+
+
 def test_what_waits_for_a_restart_is_told_and_nothing_else(tmp_path: Path) -> None:
     pages = tmp_path / "nr_hugepages"
     pages.write_text("99\n")

@@ -99,6 +99,16 @@ def test_a_host_is_done_when_it_told_how_it_is() -> None:
     assert (host.init, host.enrolled, host.disk_free_gib) == (True, False, 70)
 
 
+def test_what_a_script_says_that_it_changed_is_told_line_by_line() -> None:
+    outcomes = Outcomes()
+    said = "changed: /etc/a\nnoise\nchanged: swap is off"
+    outcomes.see(event("runner_on_ok", "Write", changed=True, stdout=said))
+    outcomes.see(event("runner_on_ok", "Look", changed=False, stdout=said))
+    outcomes.see(told())
+    (host,) = outcomes.end()
+    assert host.changed == ["finish: Write: /etc/a", "finish: Write: swap is off"]
+
+
 def test_a_host_of_which_nothing_more_is_heard_has_failed() -> None:
     outcomes = Outcomes()
     outcomes.see(event("runner_on_start", "Install"))
