@@ -10,6 +10,7 @@ import asyncio
 import base64
 import json
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -231,6 +232,37 @@ def test_a_controller_that_starts_anew_touches_nothing(deployment: Deployment) -
     assert deployment.eventually(lambda: len(deployment.in_state("running")) == 4, "four run on")
     after = {each["id"]: kernel_view.qemu_pid(deployment.lab, each["id"]) for each in running(deployment)}
     assert after == before
+
+
+def test_a_setting_undone_is_seen_by_the_doctor_and_mended_by_preparing_again(deployment: Deployment) -> None:
+    """With VMs running; nothing else is changed, so this is also the run that finds everything in place."""
+    host = deployment.operator.hosts[f"lab{deployment.lab.host.number}"]
+    before = {each["id"]: kernel_view.qemu_pid(deployment.lab, each["id"]) for each in running(deployment)}
+    assert "kernel.kptr_restrict" not in doctor(deployment, host)["K9"]
+    deployment.lab.sh("sysctl -q -w kernel.kptr_restrict=0")
+    assert "kernel.kptr_restrict=0" in doctor(deployment, host)["K9"]
+
+    prepared = prepare(deployment.controller, deployment.lab.host)
+
+    assert prepared.changed == ("finish: Set the running system: /proc/sys/kernel/kptr_restrict: 0 -> 2",)
+    assert [each for each in prepared.waits if each.startswith("reboot")] == []
+    assert "kernel.kptr_restrict" not in doctor(deployment, host)["K9"]
+    after = {each["id"]: kernel_view.qemu_pid(deployment.lab, each["id"]) for each in running(deployment)}
+    assert after == before
+
+
+def doctor(deployment: Deployment, host: Any) -> dict[str, str]:
+    """Have the host's doctor look; return by check what it read where it did not pass."""
+    host.act("examine")
+    found = deployment.eventually(
+        lambda: found if (found := host.part("doctor").get())["asked_at"] is None else None,
+        "the doctor spoke",
+    )
+    read: dict[str, str] = defaultdict(str)
+    for each in found["findings"]:
+        if each["verdict"] != "pass":
+            read[each["check"]] += f"{each['read']}; "
+    return read
 
 
 def test_those_that_wait_start_when_others_are_deleted(deployment: Deployment) -> None:
