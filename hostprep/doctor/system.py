@@ -13,7 +13,7 @@ from orchestrator.model.doctor import Finding
 
 UNIT = "bulkhead-agent.service"
 _EXPOSURE = re.compile(r"exposure level for \S+: ([0-9.]+)")
-#: The unit of playbooks/roles/agent with NVML; 3.4 without. What is open is needed, as its comments say.
+#: The unit of playbooks/roles/agent with NVML; 3.5 without. What is open is needed, as its comments say.
 MAX_EXPOSURE = 3.6
 _VERSION = re.compile(r"(\d+)\.(\d+)(?:\.(\d+))?")
 #: QEMU before this maps large BARs page by page: boots of minutes (cloud-hypervisor #7991 tells the same).
