@@ -33,11 +33,15 @@ from orchestrator.agent.sim.consoles import SimConsoles
 from orchestrator.agent.sim.doctor import SOUND
 from orchestrator.agent.sim.drivers import sim_host
 from orchestrator.agent.sim.world import NATURAL_DRIVER, SimWorld
+from orchestrator.model.assignment import Assignment
 from orchestrator.model.doctor import Finding
 from orchestrator.model.errors import BulkheadError, HostError
 from orchestrator.model.host import HostCpu, Hugepages, NumaNode, PciFunction
+from orchestrator.model.protocol import Report
 
 T = TypeVar("T")
+#: A controller that takes longer to hear a host lets the next one speak.
+_FIRST_WORD_S = 20.0
 
 #: Makes one host's link, on the fleet's loop: (number of the host) -> link. It may enrol the host first.
 LinkFactory = Callable[[int], Coroutine[Any, Any, Link]]
@@ -129,6 +133,27 @@ class MemoryJournal(Journal):
         """Nothing to make durable: `update` keeps it."""
 
 
+class _Heard:
+    """A host's link to its controller that tells when a report was taken in."""
+
+    def __init__(self, link: Link, heard: asyncio.Event) -> None:
+        self._link = link
+        self._heard = heard
+
+    async def next_assignment(self, epoch: int, revision: int, wait_s: float) -> Assignment | None:
+        """Wait for what comes after (epoch, revision)."""
+        return await self._link.next_assignment(epoch, revision, wait_s)
+
+    async def report(self, report: Report) -> None:
+        """Say what came of it."""
+        await self._link.report(report)
+        self._heard.set()
+
+    async def heartbeat(self, boot_id: str) -> bool:
+        """Say that the host lives."""
+        return await self._link.heartbeat(boot_id)
+
+
 @dataclass
 class SimulatedHost:
     """One host: what survives its agent, and its agent's task while it runs."""
@@ -139,6 +164,8 @@ class SimulatedHost:
     link: Link | None = None
     task: asyncio.Task[None] | None = None
     said: list[str] = field(default_factory=list)
+    #: Its first report was taken in.
+    heard: asyncio.Event = field(default_factory=asyncio.Event)
     #: What its doctor finds; tests put others here.
     findings: tuple[Finding, ...] = SOUND
 
@@ -216,6 +243,9 @@ class SimulatedFleet:
     async def start(self, *, at_once: int = 32) -> None:
         """Start all agents; returns when each has its link, which may have meant to enrol.
 
+        Of a large fleet, so many speak for the first time at once: all on one loop would keep each other from
+        being heard in time, and would go on so.
+
         Raises:
             BulkheadError: what the link factory met.
         """
@@ -224,6 +254,9 @@ class SimulatedFleet:
         async def one(number: int) -> None:
             async with slots:
                 await self.come_back(number)
+                if len(self.hosts) > at_once:
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(self.hosts[number].heard.wait(), _FIRST_WORD_S)
 
         async with asyncio.TaskGroup() as tasks:
             for host in self.hosts:
@@ -268,7 +301,7 @@ class SimulatedFleet:
         keys = ControllerKeys(link, asyncio.get_running_loop())
         agent = Agent(sim_host(host.world, keys), host.journal, self._settings)
         session = Session(
-            link,
+            _Heard(link, host.heard),
             agent,
             sim_host(host.world, keys).inspector.host,
             threads=self._threads,
@@ -307,7 +340,7 @@ class FleetThread:
     def __enter__(self) -> FleetThread:
         self._thread.start()
         try:
-            self.do(self.fleet.start(), timeout_s=300.0)
+            self.do(self.fleet.start(), timeout_s=900.0)
         except BaseException:
             self._end()
             raise

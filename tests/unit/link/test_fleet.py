@@ -84,6 +84,27 @@ def test_hosts_of_a_fleet_are_real_hosts_each_for_itself(controller: Controller,
     assert {name for name, _ in controller.keys_given} == {name_of(number) for number in range(12)}
 
 
+def test_hosts_of_a_large_fleet_speak_for_the_first_time_a_few_at_once(
+    controller: Controller, tmp_path: Path
+) -> None:
+    unheard: list[int] = []
+
+    async def link(number: int) -> Link:
+        unheard.append(sum(host.running and not host.heard.is_set() for host in fleet.hosts))
+        return link_of(controller.authority, name_of(number), controller.agents.url, tmp_path)
+
+    fleet = SimulatedFleet(8, 8, link, shape=SHAPE, pace=BRISK)
+
+    async def live() -> None:
+        await fleet.start(at_once=2)
+        assert all(host.heard.is_set() for host in fleet.hosts)
+        await fleet.stop()
+
+    asyncio.run(live())
+    assert len(unheard) == 8
+    assert max(unheard) < 2
+
+
 def test_reboot_has_another_boot_and_brings_vms_back(controller: Controller, tmp_path: Path) -> None:
     fleet = fleet_of(controller, 2, tmp_path)
     for number in range(2):
