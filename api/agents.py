@@ -63,6 +63,8 @@ from orchestrator.model.protocol import (
 from orchestrator.model.wire import Message
 
 Q = TypeVar("Q", bound=Message)
+#: The scope's key: the version of the protocol that the caller speaks.
+_PEER_VERSION = "bulkhead.peer_version"
 _HEADERS = {PROTOCOL_HEADER: str(PROTOCOL_VERSION)}
 
 
@@ -158,7 +160,7 @@ class _Doors:
 
     def _take(self, request: Request, raw: bytes) -> None:
         actor = self._who(request)
-        read = parse_report(raw)
+        read = parse_report(raw, _version_of(request))
         said = reports.Said(read.boot_id, read.agent_version, read.facts, read.report, read.refusal)
         with self._control.store.unit_of_work(actor) as tx:
             reports.received(tx, actor.id, said)
@@ -171,7 +173,7 @@ class _Doors:
         has looked, and looks again when its host is fenced, let in anew or to be examined; the database is
         not asked. Agents before the doctor read no answer here.
         """
-        parse_message(Heartbeat, await _body(request))
+        parse_message(Heartbeat, await _body(request), peer=_version_of(request))
         shown = _shown(request)
         if shown.fingerprint in self._waiting:
             asked = shown.host in self._asked
@@ -193,14 +195,14 @@ class _Doors:
 
     def _examined(self, request: Request, raw: bytes) -> None:
         actor = self._who(request)
-        found = parse_doctor(raw)
+        found = parse_doctor(raw, _version_of(request))
         with self._control.store.unit_of_work(actor) as tx:
             doctor.taken_in(tx, actor.id, found)
         self._heartbeats.heard(actor.id)
 
     async def keys(self, request: Request) -> Response:
         """Hand out the key of a volume that is assigned to the host now."""
-        asked = parse_message(KeyRequest, await _body(request))
+        asked = parse_message(KeyRequest, await _body(request), peer=_version_of(request))
         return _answer(KeyAnswer(passphrase=await run_in_threadpool(self._hand_out, request, asked)))
 
     def _hand_out(self, request: Request, asked: KeyRequest) -> str:
@@ -233,7 +235,7 @@ class _Doors:
 
     async def certificate(self, request: Request) -> Response:
         """Sign the host's next certificate."""
-        asked = parse_message(RenewRequest, await _body(request))
+        asked = parse_message(RenewRequest, await _body(request), peer=_version_of(request))
         return _answer(RenewAnswer(certificate_pem=await run_in_threadpool(self._renew, request, asked)))
 
     def _renew(self, request: Request, asked: RenewRequest) -> str:
@@ -252,7 +254,7 @@ class _Speaking:
         """Answer."""
         if scope["type"] == "http":
             try:
-                check_version(Headers(scope=scope).get(PROTOCOL_HEADER))
+                scope[_PEER_VERSION] = check_version(Headers(scope=scope).get(PROTOCOL_HEADER))
             except BulkheadError as exc:
                 await _problem(exc)(scope, receive, send)
                 return
@@ -362,6 +364,10 @@ def _newer(
         with control.store.unit_of_work(actor) as tx:
             reports.left_out(tx, actor.id, failed)
     return told, now.asked
+
+
+def _version_of(request: Request) -> int:
+    return int(request.scope[_PEER_VERSION])
 
 
 async def _body(request: Request, limit: int = MAX_SMALL_BYTES) -> bytes:

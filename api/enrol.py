@@ -35,11 +35,11 @@ def enrol_router(control: Control, authority: Authority, agents_url: str) -> API
 
     @router.post("/v1/enrol", include_in_schema=False)
     async def enrol(request: Request) -> Response:
-        check_version(request.headers.get(PROTOCOL_HEADER))
+        peer = check_version(request.headers.get(PROTOCOL_HEADER))
         raw = await request.body()
         if len(raw) > MAX_SMALL_BYTES:
             raise TooLargeError("protocol.too_large", f"more than {MAX_SMALL_BYTES} bytes")
-        asked = parse_message(EnrolRequest, raw)
+        asked = parse_message(EnrolRequest, raw, peer=peer)
         address = request.client.host if request.client else ""
         made = await run_in_threadpool(_enrol, control, authority, asked, address)
         answer = EnrolAnswer(

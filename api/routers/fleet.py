@@ -12,6 +12,7 @@ from api.long_work import DRY_RUN, accepted
 from api.schemas.common import PCI_MODEL, Page, ReasonIn, Reference
 from api.schemas.fleet import (
     DrainIn,
+    FenceIn,
     GpuOut,
     HostDetailOut,
     HostDoctorOut,
@@ -19,10 +20,23 @@ from api.schemas.fleet import (
     HostIn,
     HostMadeOut,
     HostOut,
+    JoinTokenOut,
+    RemoveHostIn,
     RemoveStrayIn,
 )
 from api.schemas.work import OperationOut, RequestOut
-from orchestrator.controller import doctor, drain, gpus, hosts, inventory, strays
+from orchestrator.controller import (
+    doctor,
+    drain,
+    evacuate,
+    expiry,
+    gpus,
+    host_removal,
+    hosts,
+    inventory,
+    stale,
+    strays,
+)
 from orchestrator.controller.caller import Caller
 from orchestrator.model.operation import Operation
 from orchestrator.model.states import GpuState, HostState, RequestState
@@ -72,7 +86,12 @@ def get_host(ask: Looking, host: Reference) -> HostDetailOut:
 
     def work(tx: Reader, _caller: Caller) -> HostDetailOut:
         found = hosts.get(tx, host)
-        return HostDetailOut.found(found, inventory.facts_of(tx, found.id))
+        return HostDetailOut.told(
+            found,
+            inventory.facts_of(tx, found.id),
+            stale.of_host(tx, found.id),
+            expiry.of_host(tx, found.id),
+        )
 
     return ask.look(work)
 
@@ -106,10 +125,38 @@ def examine_host(ask: Changing, host: Reference) -> HostDoctorOut:
     return ask.change(work)
 
 
-@router.delete("/hosts/{host}", operation_id="delete_host", status_code=204)
-def delete_host(ask: Changing, host: Reference) -> None:
-    """Forget a host that holds nothing."""
-    ask.change(lambda tx, _caller: hosts.remove(tx, host))
+@router.post("/hosts/{host}/actions/remove", operation_id="remove_host")
+def remove_host(ask: Changing, host: Reference, body: RemoveHostIn) -> HostOut:
+    """Take a host out for good that is drained or fenced and holds nothing, or that never came in."""
+    return ask.change(
+        lambda tx, _caller: HostOut.of(host_removal.remove(tx, host, body.reason, lost=body.lost))
+    )
+
+
+@router.post("/hosts/{host}/actions/revoke", operation_id="revoke_host")
+def revoke_host(ask: Changing, host: Reference, body: ReasonIn) -> HostOut:
+    """Take back a host's certificates: its agent is shut out until it enrols anew, its instances run on."""
+    return ask.change(lambda tx, _caller: HostOut.of(hosts.revoke(tx, host, body.reason)))
+
+
+@router.post("/hosts/{host}/actions/join-token", operation_id="create_join_token", status_code=201)
+def create_join_token(ask: Making, host: Reference) -> JoinTokenOut:
+    """Let a host's agent enrol, or enrol anew: the token is shown this once and works for a day.
+
+    Earlier tokens of it stop working now, its certificates when the token is used.
+    """
+
+    def work(tx: UnitOfWork, _caller: Caller, _operation: str) -> JoinTokenOut:
+        found, secret = hosts.get(tx, host, lock=True), draw_join_secret()
+        token = hosts.add_join_token(tx, found, secret)
+        shown = None if ask.dry_run else join_token_text(token.id, secret, ask.control.ca_fingerprint)
+        return JoinTokenOut.made(found, shown, token)
+
+    return ask.make(
+        work,
+        lambda tx, _caller, made: JoinTokenOut.made(hosts.get(tx, made.subject_id), None, None),
+        identify=lambda made: made.host_id,
+    )
 
 
 @router.post("/hosts/{host}/actions/cordon", operation_id="cordon_host")
@@ -143,9 +190,24 @@ def drain_host(ask: Changing, host: Reference, body: DrainIn, response: Response
 
 
 @router.post("/hosts/{host}/actions/fence", operation_id="fence_host")
-def fence_host(ask: Changing, host: Reference, body: ReasonIn) -> HostOut:
-    """Shut a host out for good: its certificates open nothing any more."""
+def fence_host(ask: Changing, host: Reference, body: FenceIn) -> HostOut:
+    """Shut a host out that is switched off: its certificates open nothing any more."""
     return _change_host(ask, host, "fence", body)
+
+
+@router.post(
+    "/hosts/{host}/actions/evacuate", operation_id="evacuate_host", status_code=202, responses=DRY_RUN
+)
+def evacuate_host(ask: Changing, host: Reference, body: ReasonIn, response: Response) -> OperationOut:
+    """Rebuild a fenced host's instances elsewhere from their images; what lived on it is lost.
+
+    Tenants read the reason on their instances.
+    """
+
+    def work(tx: UnitOfWork, caller: Caller) -> Operation:
+        return evacuate.begin(tx, caller, host, reason=body.reason, operation_id=new_id("op"))
+
+    return accepted(ask, response, ask.change(work))
 
 
 @router.post("/hosts/{host}/actions/remove-stray", operation_id="remove_stray")
@@ -218,5 +280,5 @@ def list_tenant_requests(ask: Looking, pages: Pages, state: RequestState | None 
     return ask.look(work)
 
 
-def _change_host(ask: Asking, host: str, verb: str, body: ReasonIn) -> HostOut:
+def _change_host(ask: Asking, host: str, verb: str, body: ReasonIn | FenceIn) -> HostOut:
     return ask.change(lambda tx, _caller: HostOut.of(hosts.change_state(tx, host, verb, body.reason)))

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints
 
 from api.schemas.common import ErrorOut, In, Name, Out, Reason, Reference, Whole, at, maybe_at
 from orchestrator.controller.doctor import Kept
 from orchestrator.controller.hosts import JoinToken
-from orchestrator.model.fleet import FleetHost, GpuRecord
+from orchestrator.model.fleet import FleetHost, GpuRecord, StaleInstance
 from orchestrator.model.states import HostState
 
 
@@ -19,6 +19,16 @@ class HostIn(In):
 
     name: Name
     disk_gib: Whole = Field(ge=0, le=10**6)
+
+
+class FenceIn(In):
+    """Why a host is shut out. `powered_off` says that somebody saw to it that the machine is off.
+
+    Only then can its instances be rebuilt elsewhere without running twice.
+    """
+
+    reason: Reason
+    powered_off: Literal[True]
 
 
 class DrainIn(In):
@@ -39,6 +49,31 @@ class DrainOut(Out):
     policy: str
     deadline_at: str
     overdue: bool
+
+
+class RemoveHostIn(In):
+    """Why a host goes for good. `lost` gives up the volumes on it, and what it may still run.
+
+    Otherwise a host that still has any of that is not removed.
+    """
+
+    reason: Reason
+    lost: bool = False
+
+
+class JoinTokenOut(Out):
+    """A join token just made. `join_token` is null when the same call was answered before."""
+
+    host_id: str
+    name: str
+    join_token: str | None
+    join_token_expires_at: str | None
+
+    @classmethod
+    def made(cls, host: FleetHost, shown: str | None, token: JoinToken | None) -> JoinTokenOut:
+        """From the host and the token."""
+        expires = at(token.expires_ms) if token is not None else None
+        return cls(host_id=host.id, name=host.name, join_token=shown, join_token_expires_at=expires)
 
 
 class RemoveStrayIn(In):
@@ -95,6 +130,7 @@ class HostOut(Out):
     doctor: DoctorOut | None
     cordoned_by: str | None
     drain: DrainOut | None
+    evacuation_id: str | None
     strays: list[StrayOut]
     created_at: str
     reported_at: str | None
@@ -106,15 +142,52 @@ class HostOut(Out):
         return cls(**_host(host))
 
 
-class HostDetailOut(HostOut):
-    """A host with what its agent's probe read last."""
+class StaleOut(Out):
+    """An instance that was rebuilt elsewhere, and that this host may still run, in a generation up to this.
 
+    What it holds here (CPUs, memory, GPUs) is nobody else's until the host says that it is gone.
+    """
+
+    instance_id: str
+    tenant_id: str
+    generation: int
+    gpu_ids: list[str]
+    since: str
+
+    @classmethod
+    def made(cls, left: StaleInstance) -> StaleOut:
+        """From its value."""
+        return cls(
+            instance_id=left.instance_id,
+            tenant_id=left.tenant_id,
+            generation=left.generation,
+            gpu_ids=[each["id"] for each in left.placement.get("devices", ())],
+            since=at(left.created_ms),
+        )
+
+
+class HostDetailOut(HostOut):
+    """A host with what its agent's probe read last, and what it may still run that lives elsewhere by now."""
+
+    certificate_expires_at: str | None
+    stale: list[StaleOut]
     facts: dict[str, Any] | None
 
     @classmethod
-    def found(cls, host: FleetHost, facts: Mapping[str, Any] | None) -> HostDetailOut:
-        """From its value and its facts."""
-        return cls(**_host(host), facts=None if facts is None else dict(facts))
+    def told(
+        cls,
+        host: FleetHost,
+        facts: Mapping[str, Any] | None,
+        stale: Sequence[StaleInstance],
+        certificate_ends_ms: int | None,
+    ) -> HostDetailOut:
+        """From its values."""
+        return cls(
+            **_host(host),
+            certificate_expires_at=maybe_at(certificate_ends_ms),
+            stale=[StaleOut.made(each) for each in stale],
+            facts=None if facts is None else dict(facts),
+        )
 
 
 class HostMadeOut(HostOut):
@@ -258,6 +331,7 @@ def _host(host: FleetHost) -> dict[str, Any]:
         "doctor": None if host.doctor is None else _doctor(host.doctor),
         "cordoned_by": host.cordoned_by or None if host.state is HostState.CORDONED else None,
         "drain": None if host.drain is None else _drain(host.drain),
+        "evacuation_id": host.evacuation_id,
         "strays": [StrayOut(kind=each["kind"], id=each["id"]) for each in host.strays],
         "created_at": at(host.created_ms),
         "reported_at": maybe_at(host.reported_ms),

@@ -173,6 +173,30 @@ class PortOut(Out):
         )
 
 
+class LostVolumeOut(Out):
+    """A volume as it was lost; of a boot volume that is the former one, which was made anew."""
+
+    id: str
+    name: str
+    boot: bool
+
+
+class RebuiltOut(Out):
+    """When and why an instance was built anew from its image, and what it lost with its former host."""
+
+    at: str
+    reason: str
+    lost_volumes: list[LostVolumeOut]
+
+    @classmethod
+    def of(cls, rebuilt: Mapping[str, Any] | None) -> RebuiltOut | None:
+        """From what its instance keeps; None if it never was."""
+        if rebuilt is None:
+            return None
+        lost = [LostVolumeOut(**each) for each in rebuilt["lost_volumes"]]
+        return cls(at=at(rebuilt["at_ms"]), reason=rebuilt["reason"], lost_volumes=lost)
+
+
 class InstanceOut(Out):
     """An instance; host and placement are told to the platform's people only."""
 
@@ -197,6 +221,7 @@ class InstanceOut(Out):
     host_id: str | None
     placement: dict[str, Any] | None
     error: ErrorOut | None
+    rebuilt: RebuiltOut | None
     failures: int
     operation_id: str | None
     created_at: str
@@ -234,6 +259,7 @@ class InstanceOut(Out):
             host_id=instance.host_id if inside else None,
             placement=dict(instance.placement) if inside and instance.placement is not None else None,
             error=ErrorOut.of(instance.error),
+            rebuilt=RebuiltOut.of(instance.rebuilt),
             failures=instance.failures,
             operation_id=instance.operation_id,
             created_at=at(instance.created_ms),

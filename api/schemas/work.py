@@ -47,6 +47,7 @@ class OperationOut(Out):
     steps_done: int
     waits: WaitOut | None
     error: ErrorOut | None
+    result: dict[str, Any] | None
     principal_id: str
     request_id: str
     created_at: str
@@ -79,6 +80,7 @@ class OperationOut(Out):
                 reason=ErrorOut.of(waits.reason), reason_at=maybe_at(waits.reason_ms), ahead=waits.ahead
             ),
             error=ErrorOut.of(operation.error),
+            result=None if operation.result is None else dict(operation.result),
             principal_id=operation.principal_id,
             request_id=operation.request_id,
             created_at=at(operation.created_ms),

@@ -129,6 +129,16 @@ class Instances:
         self._flows.remove(instance_id)
         return self._pool.release(instance_id)
 
+    def cut_off(self, instance_id: str, generation: int) -> None:
+        """Close the ports of what is here of an instance up to a generation; it runs on.
+
+        Raises:
+            HostError: the switch did not follow.
+        """
+        domain = self._domain(instance_id)
+        if domain is not None and domain.deployment == self._deployment and domain.generation <= generation:
+            self._flows.close(instance_id)
+
     def forget(self, instance_id: str) -> None:
         """Remove the definition, seed and uid of an instance that was taken down."""
         self._effects.do(instance_id, "undefine_domain", lambda: self._host.hypervisor.undefine(instance_id))

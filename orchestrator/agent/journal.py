@@ -12,13 +12,19 @@ import contextlib
 import dataclasses
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from orchestrator.model.errors import HostError
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+    T = TypeVar("T", bound=DataclassInstance)
+else:
+    T = TypeVar("T")
 JOURNAL_VERSION = 1
 
 
@@ -124,13 +130,13 @@ class Journal:
             revision=raw["revision"],
             assignment_digest=raw["assignment_digest"],
             uids=dict(raw["uids"]),
-            pool={key: PoolDevice(**value) for key, value in raw["pool"].items()},
+            pool={key: _known(PoolDevice, value) for key, value in raw["pool"].items()},
             ports={
-                key: PortRecord(**{**value, "addresses": tuple(value["addresses"])})
+                key: _known(PortRecord, {**value, "addresses": tuple(value["addresses"])})
                 for key, value in raw["ports"].items()
             },
             fences=dict(raw["fences"]),
-            sightings={key: Sighting(**value) for key, value in raw["sightings"].items()},
+            sightings={key: _known(Sighting, value) for key, value in raw["sightings"].items()},
         )
 
     def _write(self, state: JournalState) -> None:
@@ -152,3 +158,9 @@ class Journal:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
             raise HostError("journal.write_failed", f"{self._path} cannot be written: {exc}") from exc
+
+
+def _known(kind: type[T], value: Mapping[str, Any]) -> T:
+    """Make an entry without what a newer agent added, so that going back one version keeps the memory."""
+    names = {each.name for each in dataclasses.fields(kind)}
+    return kind(**{name: each for name, each in value.items() if name in names})

@@ -21,6 +21,7 @@ from orchestrator.agent.pool import devices
 from orchestrator.agent.removal import Removal, strays
 from orchestrator.isolation.admission import problems
 from orchestrator.isolation.flows import FlowProgram
+from orchestrator.isolation.judge_things import judge_closed
 from orchestrator.model.assignment import Assignment
 from orchestrator.model.errors import BulkheadError
 from orchestrator.model.host import HostFacts
@@ -92,6 +93,10 @@ class Agent:
         absent = Removal(
             self._host, self._journal, effects, self._settings, instances, assignment, self._clock()
         ).follow()
+        for order in assignment.closed:
+            # What stays open is told by a check of the host.
+            with contextlib.suppress(BulkheadError):
+                instances.cut_off(order.id, order.generation)
         reports = tuple(instances.converge(each, facts) for each in assignment.instances)
         program = flows.sync(assignment.host)
         return self._report(assignment, effects, flows, program, reports, absent, began)
@@ -154,7 +159,13 @@ class Agent:
             strays=strays(self._host, assignment),
             flows_digest=program.digest(),
             changed=any(record.step not in _LOOKING for record in effects.records),
-            verdicts=(flows.verdict(program, self._settings.bridge),),
+            verdicts=(
+                flows.verdict(program, self._settings.bridge),
+                *judge_closed(
+                    [each.id for each in assignment.closed],
+                    self._host.switch.observe().ports if assignment.closed else (),
+                ),
+            ),
             steps=tuple(effects.records),
             duration_s=time.monotonic() - began,
             devices=devices(self._journal.state),

@@ -20,9 +20,11 @@ _MIB_KIB, _GIB_KIB = 1024, 1024 * 1024
 
 def summary(host: Mapping[str, Any]) -> dict[str, Any]:
     """Return a host of the API with its strays and facts in a few lines. Cost: linear in the facts."""
-    found = {name: value for name, value in host.items() if name not in ("strays", "facts", "doctor")}
+    hidden = ("strays", "facts", "stale", "doctor")
+    found = {name: value for name, value in host.items() if name not in hidden}
     found["doctor"] = doctor.line(host.get("doctor"))
     found["strays"] = _strays(host.get("strays") or [])
+    found["stale"] = _stale(host.get("stale") or [])
     facts = host.get("facts")
     if facts is None:
         return found
@@ -32,6 +34,12 @@ def summary(host: Mapping[str, Any]) -> dict[str, Any]:
 def _strays(strays: Sequence[Mapping[str, Any]]) -> str:
     shown = [f"{each['kind']} {each['id']}" for each in strays[:_SHOWN]]
     more = len(strays) - len(shown)
+    return ", ".join(shown) + (f" and {more} more" if more else "")
+
+
+def _stale(stale: Sequence[Mapping[str, Any]]) -> str:
+    shown = [f"{each['instance_id']} up to generation {each['generation']}" for each in stale[:_SHOWN]]
+    more = len(stale) - len(shown)
     return ", ".join(shown) + (f" and {more} more" if more else "")
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from sqlalchemy import bindparam, exists, select, update
 
-from orchestrator.controller import deployment, enrolment
+from orchestrator.controller import deployment, enrolment, stale
 from orchestrator.controller.authority import HostCertificate
 from orchestrator.controller.gpus import move
 from orchestrator.controller.operations import advance
@@ -159,6 +159,10 @@ def compiled(tx: Reader, host_id: str) -> Assignment | None:
             "instances": [_instance(each, volumes[each.id], ports[each.id]) for each in instances],
             # What only looks is told nothing that it could remove.
             "absent": [] if ours.observe_only else _absent(tx, host),
+            # What was rebuilt elsewhere must not answer for its addresses from here.
+            "closed": [
+                {"id": each.instance_id, "generation": each.generation} for each in stale.of_host(tx, host_id)
+            ],
         }
     )
 

@@ -16,7 +16,7 @@ from orchestrator.model.quota import DIMENSIONS
 from orchestrator.model.states import GpuState, InstanceState, VolumeState
 from orchestrator.store.tables.audit import AuditRecordRow, AuditStreamRow
 from orchestrator.store.tables.consoles import ConsoleTicketRow, StreamOrderRow
-from orchestrator.store.tables.fleet import GpuRow, HostFactsRow, HostMemoryRow, HostRow
+from orchestrator.store.tables.fleet import GpuRow, HostFactsRow, HostMemoryRow, HostRow, StaleInstanceRow
 from orchestrator.store.tables.instances import ClaimRow, InstanceRow, RequestRow
 from orchestrator.store.tables.keys import UserDataRow, WrappedKeyRow
 from orchestrator.store.tables.networks import NetworkRow, PortRow
@@ -45,7 +45,8 @@ def violations(tx: Reader) -> tuple[str, ...]:
 
 _ROWS = (
     AuditRecordRow, AuditStreamRow, ClaimRow, ConsoleTicketRow, GpuRow, HostFactsRow, HostMemoryRow, HostRow,
-    InstanceRow, NetworkRow, PortRow, QuotaRow, RequestRow, StreamOrderRow, TenantRow, UserDataRow,
+    InstanceRow, NetworkRow, PortRow, QuotaRow, RequestRow, StaleInstanceRow, StreamOrderRow, TenantRow,
+    UserDataRow,
     VolumeRow, WrappedKeyRow,
 )  # fmt: skip
 _Rows = dict[Any, Any]
@@ -55,33 +56,65 @@ def _live(rows: _Rows) -> dict[str, Any]:
     return {each.id: each for each in rows[InstanceRow] if each.state != InstanceState.DELETED}
 
 
+def _stale(rows: _Rows) -> dict[tuple[str, str], Any]:
+    """What hosts hold for instances that live elsewhere, by host and instance."""
+    return {(each.host_id, each.instance_id): each for each in rows[StaleInstanceRow]}
+
+
 def _gpus(rows: _Rows) -> Iterator[str]:
-    live = _live(rows)
+    live, stale = _live(rows), _stale(rows)
     claimed = {claim.unit: claim for claim in rows[ClaimRow] if claim.kind == "gpu"}
     for gpu in rows[GpuRow]:
-        held = gpu.state in _HELD
-        holder = live.get(gpu.instance_id) if gpu.instance_id else None
-        if held and holder is None:
-            yield f"I1 {gpu.id} is {gpu.state} for an instance that is not there"
-        if holder is not None and holder.tenant_id != gpu.tenant_id:
-            yield f"I1 {gpu.id} is with {gpu.tenant_id}, its instance with {holder.tenant_id}"
-        if held != (gpu.id in claimed) and gpu.state not in (GpuState.QUARANTINED, GpuState.MISSING):
-            yield f"I1 {gpu.id} is {gpu.state} and {'not ' if held else ''}claimed"
-        if gpu.state == GpuState.CLAIMED and holder is not None and holder.state not in _NOT_HANDED_OUT:
-            yield f"I10 {gpu.id} is only claimed while {holder.id} is {holder.state}"
-        if gpu.state == GpuState.EXPOSED and gpu.tenancy < 1:
-            yield f"I10 {gpu.id} is exposed in no tenancy"
-        shown = gpu.evidence or {}
-        done = shown.get("tenancy") == gpu.tenancy and shown.get("class") in _CLEANED
-        if gpu.state == GpuState.EXPOSED and holder is not None and holder.state == "running" and not done:
-            yield f"I10 {holder.id} runs with {gpu.id}, which nobody cleaned for tenancy {gpu.tenancy}"
-        if gpu.state == GpuState.CLEAN and (gpu.evidence or {}).get("tenancy") != gpu.tenancy:
-            yield f"I10 {gpu.id} is clean without evidence of tenancy {gpu.tenancy}"
+        left = stale.get((gpu.host_id, gpu.instance_id))
+        # The instance may run elsewhere by now; here the GPU is held for what is left of it.
+        holder = None if left is not None else live.get(gpu.instance_id)
+        yield from _held(gpu, holder, left, claimed)
+        yield from _cleaned(gpu, holder)
     for instance in live.values():
-        placed = {each["id"] for each in (instance.placement or {}).get("devices", ())}
-        owned = {unit for unit, claim in claimed.items() if claim.instance_id == instance.id}
-        if placed != owned:
-            yield f"I1 {instance.id} is placed on {sorted(placed)} and holds {sorted(owned)}"
+        yield from _placed(claimed, instance.id, instance.host_id, instance.placement)
+    for (host_id, instance_id), left in stale.items():
+        yield from _placed(claimed, instance_id, host_id, left.placement)
+
+
+def _held(gpu: Any, holder: Any, left: Any, claimed: dict[str, Any]) -> Iterator[str]:
+    """Whoever has a GPU is there, on its host, of the same tenant, and claims it."""
+    held = gpu.state in _HELD
+    if held and holder is None and left is None:
+        yield f"I1 {gpu.id} is {gpu.state} for an instance that is not there"
+    if holder is not None and holder.tenant_id != gpu.tenant_id:
+        yield f"I1 {gpu.id} is with {gpu.tenant_id}, its instance with {holder.tenant_id}"
+    if left is not None and left.tenant_id != gpu.tenant_id:
+        yield f"I1 {gpu.id} is with {gpu.tenant_id}, what is stale there with {left.tenant_id}"
+    if holder is not None and holder.host_id != gpu.host_id:
+        yield f"I1 {gpu.id} is on {gpu.host_id}, its instance on {holder.host_id}"
+    if held != (gpu.id in claimed) and gpu.state not in (GpuState.QUARANTINED, GpuState.MISSING):
+        yield f"I1 {gpu.id} is {gpu.state} and {'not ' if held else ''}claimed"
+
+
+def _cleaned(gpu: Any, holder: Any) -> Iterator[str]:
+    """Nothing is exposed, or called clean, without evidence of its present tenancy."""
+    if gpu.state == GpuState.CLAIMED and holder is not None and holder.state not in _NOT_HANDED_OUT:
+        yield f"I10 {gpu.id} is only claimed while {holder.id} is {holder.state}"
+    if gpu.state == GpuState.EXPOSED and gpu.tenancy < 1:
+        yield f"I10 {gpu.id} is exposed in no tenancy"
+    shown = gpu.evidence or {}
+    done = shown.get("tenancy") == gpu.tenancy and shown.get("class") in _CLEANED
+    if gpu.state == GpuState.EXPOSED and holder is not None and holder.state == "running" and not done:
+        yield f"I10 {holder.id} runs with {gpu.id}, which nobody cleaned for tenancy {gpu.tenancy}"
+    if gpu.state == GpuState.CLEAN and shown.get("tenancy") != gpu.tenancy:
+        yield f"I10 {gpu.id} is clean without evidence of tenancy {gpu.tenancy}"
+
+
+def _placed(claimed: dict[str, Any], instance_id: str, host_id: str | None, placement: Any) -> Iterator[str]:
+    """An instance holds on a host just the GPUs that it is placed on there."""
+    placed = {each["id"] for each in (placement or {}).get("devices", ())}
+    owned = {
+        unit
+        for unit, claim in claimed.items()
+        if (claim.instance_id, claim.host_id) == (instance_id, host_id)
+    }
+    if placed != owned:
+        yield f"I1 {instance_id} is placed on {sorted(placed)} and holds {sorted(owned)}"
 
 
 def _cores(rows: _Rows) -> Iterator[str]:
@@ -103,8 +136,13 @@ def _cores(rows: _Rows) -> Iterator[str]:
 
 
 def _orphans(rows: _Rows) -> Iterator[str]:
-    live = _live(rows)
-    for noun, table in (("claim", ClaimRow), ("port", PortRow), ("user data", UserDataRow)):
+    live, stale = _live(rows), _stale(rows)
+    for claim in rows[ClaimRow]:
+        holder = live.get(claim.instance_id)
+        here = holder is not None and holder.host_id == claim.host_id
+        if here == ((claim.host_id, claim.instance_id) in stale):
+            yield f"I3 a claim on {claim.host_id} belongs to {claim.instance_id}, which is not there"
+    for noun, table in (("port", PortRow), ("user data", UserDataRow)):
         for each in rows[table]:
             if each.instance_id not in live:
                 yield f"I3 a {noun} belongs to {each.instance_id}, which is not there"
@@ -143,6 +181,11 @@ def _sums(rows: _Rows) -> Iterator[str]:
         for cell in instance.placement["cells"]:
             key = (instance.host_id, cell["node"], instance.page_size_kib)
             pages[key] += cell["memory_mib"] * 1024 // instance.page_size_kib
+    for left in rows[StaleInstanceRow]:
+        disk[left.host_id] += left.disk_gib
+        for cell in left.placement["cells"]:
+            key = (left.host_id, cell["node"], left.page_size_kib)
+            pages[key] += cell["memory_mib"] * 1024 // left.page_size_kib
     for row in rows[HostMemoryRow]:
         wanted = pages.pop((row.host_id, row.node, row.page_size_kib), 0)
         if row.used != wanted:
@@ -206,7 +249,7 @@ def _deleted(rows: _Rows) -> Iterator[str]:
         if (each.keys_destroyed_ms is not None) != (each.id in gone):
             yield f"I9 {each.id} is {each.state} and its keys are {'' if each.id in gone else 'not '}there"
     rows_of_tenants = (NetworkRow, PortRow, ClaimRow, QuotaRow, WrappedKeyRow, UserDataRow, ConsoleTicketRow)
-    for table in (*rows_of_tenants, StreamOrderRow):
+    for table in (*rows_of_tenants, StreamOrderRow, StaleInstanceRow):
         for each in rows[table]:
             if each.tenant_id in gone:
                 yield f"I9 the deleted {each.tenant_id} still has a row in {table_of(table).name}"

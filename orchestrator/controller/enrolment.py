@@ -27,6 +27,9 @@ from orchestrator.store.unit_of_work import Reader, UnitOfWork, table_of
 _TOKENS, _CERTIFICATES = table_of(JoinTokenRow), table_of(HostCertificateRow)
 _HOSTS, _DEPLOYMENT = table_of(HostRow), table_of(DeploymentRow)
 
+#: States in which no certificate counts, whatever its own row says.
+_SHUT_OUT = (HostState.FENCED, HostState.REMOVED)
+
 
 @dataclass(frozen=True)
 class Enrolled:
@@ -98,7 +101,7 @@ def renew(tx: UnitOfWork, authority: Authority, host_id: str, csr_pem: str) -> s
         InvalidInputError: `csr.*`.
     """
     state = tx.scalar(select(_HOSTS.c.state).where(_HOSTS.c.id == host_id).with_for_update())
-    if state in (None, HostState.FENCED):
+    if state in (None, *_SHUT_OUT):
         raise _out()
     certificate = _sign(tx, authority, host_id, csr_pem)
     tx.record("host.renew", ("host", host_id), tenant=None)
@@ -133,7 +136,7 @@ def known(tx: Reader, shown: HostCertificate, now_ms: int, asked: Select[Any] = 
         UnauthenticatedError: `certificate.revoked`.
     """
     row = tx.first(asked, {"shown": shown.fingerprint, "now_ms": now_ms})
-    if row is None or row.host_id != shown.host or row.state == HostState.FENCED:
+    if row is None or row.host_id != shown.host or row.state in _SHUT_OUT:
         raise _out()
     return row
 

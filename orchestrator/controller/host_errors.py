@@ -15,7 +15,7 @@ from orchestrator.controller.deployment import RESTORED_COMMAND
 from orchestrator.model.actor import Actor
 from orchestrator.model.errors import FencedError, HostError
 from orchestrator.model.evidence import Status, Verdict
-from orchestrator.model.fleet import FleetHost
+from orchestrator.model.fleet import FleetHost, StaleInstance
 from orchestrator.store.nouns import HOSTS
 from orchestrator.store.rows import PLATFORM
 from orchestrator.store.store import Store
@@ -77,6 +77,19 @@ def runs_strays(strays: Sequence[Mapping[str, Any]]) -> dict[str, object] | None
         "host.stray_instances",
         f"it runs {len(found)} instances that the database does not know there: {shown}",
         hint="bulkhead host show NAME -o yaml lists them; bulkhead host remove-stray takes one away for good",
+    ).as_dict()
+
+
+def holds_stale(left: Sequence[StaleInstance]) -> dict[str, object] | None:
+    """It may still run instances that were rebuilt elsewhere; None when nothing of them is left."""
+    if not left:
+        return None
+    shown = ", ".join(each.instance_id for each in left[:3]) + (" and others" if len(left) > 3 else "")
+    return FencedError(
+        "host.stale_instances",
+        f"{len(left)} instances were rebuilt elsewhere and may still be on it: {shown}",
+        hint="let it come back, then: bulkhead host remove-stray NAME instance ID; or: "
+        "bulkhead host remove NAME --lost",
     ).as_dict()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
-from sqlalchemy import func, select, update
+from sqlalchemy import update
 from sqlalchemy.exc import IntegrityError
 
 from orchestrator.controller import doctor, enrolment, operations
@@ -17,13 +17,10 @@ from orchestrator.store.ids import new_id
 from orchestrator.store.nouns import HOSTS
 from orchestrator.store.rows import PLATFORM
 from orchestrator.store.tables.fleet import HostRow
-from orchestrator.store.tables.instances import InstanceRow
-from orchestrator.store.tables.keys import HostCertificateRow, JoinTokenRow
-from orchestrator.store.tables.volumes import VolumeRow
+from orchestrator.store.tables.keys import JoinTokenRow
 from orchestrator.store.unit_of_work import Reader, UnitOfWork, table_of
 
-_HOSTS, _INSTANCES, _VOLUMES = table_of(HostRow), table_of(InstanceRow), table_of(VolumeRow)
-_TOKENS = table_of(JoinTokenRow)
+_HOSTS, _TOKENS = table_of(HostRow), table_of(JoinTokenRow)
 JOIN_TOKEN_MS = 24 * 3600 * 1000
 
 _H = HostState
@@ -82,11 +79,7 @@ def get(tx: Reader, reference: str, *, lock: bool = False) -> FleetHost:
 
 def add_join_token(tx: UnitOfWork, host: FleetHost, secret: bytes) -> JoinToken:
     """Let one agent enrol as this host within a day; earlier tokens of it stop working."""
-    tx.execute(
-        update(_TOKENS)
-        .where(_TOKENS.c.host_id == host.id, _TOKENS.c.used_ms.is_(None))
-        .values(used_ms=tx.now_ms)
-    )
+    use_up(tx, host.id)
     made = JoinToken(new_id("jt"), host.id, tx.now_ms + JOIN_TOKEN_MS)
     tx.add(
         JoinTokenRow,
@@ -141,6 +134,8 @@ def change_state(tx: UnitOfWork, reference: str, verb: str, reason: str) -> Flee
     if verb == "fence":
         # A fenced host may come back as somebody else's machine: nothing it holds opens anything any more.
         enrolment.revoke(tx, host.id)
+        # A poll that waits is answered no more either.
+        tx.wake(f"host:{host.id}")
     return get(tx, host.id)
 
 
@@ -159,44 +154,24 @@ def _set_state(tx: UnitOfWork, host: FleetHost, state: HostState, reason: str) -
     tx.wake("scheduler")
 
 
-def remove(tx: UnitOfWork, reference: str) -> None:
-    """Forget a host that holds nothing.
+def revoke(tx: UnitOfWork, reference: str, reason: str) -> FleetHost:
+    """Take back a host's certificates and unused join tokens; its VMs run on, and nobody hears it any more.
 
     Raises:
         NotFoundError: `host.unknown`.
-        ConflictError: `host.in_use`.
+        ConflictError: `host.no_certificate`: it has none that counts, and no token either.
     """
     host = get(tx, reference, lock=True)
-    left = {
-        noun: int(tx.scalar(select(func.count()).where(table.c.host_id == host.id)) or 0)
-        for noun, table in (("instances", _INSTANCES), ("volumes", _VOLUMES))
-    }
-    # Volumes of their own outlive instances: forgetting their host would lose what is written on them.
-    held = ", ".join(f"{count} {noun}" for noun, count in left.items() if count)
-    if held:
-        raise ConflictError("host.in_use", f"{host.name} still has {held}", hint="delete them first")
-    forget(tx, host)
-    tx.record("host.delete", ("host", host.id), tenant=None, details={"name": host.name})
+    certificates, tokens = enrolment.revoke(tx, host.id), use_up(tx, host.id)
+    if not certificates and not tokens:
+        raise ConflictError("host.no_certificate", f"{host.name} has no certificate that could be taken back")
+    details = {"reason": reason, "certificates": certificates, "join_tokens": tokens}
+    tx.record("host.revoke", ("host", host.id), tenant=None, details=details)
+    tx.wake(f"host:{host.id}")
+    return get(tx, host.id)
 
 
-def forget(tx: UnitOfWork, host: FleetHost) -> None:
-    """Delete a host's rows; the audit log keeps its history."""
-    from sqlalchemy import delete
-
-    from orchestrator.store.tables.consoles import StreamOrderRow
-    from orchestrator.store.tables.fleet import (
-        GpuRow,
-        HostDoctorRow,
-        HostFactsRow,
-        HostMemoryRow,
-        RemovalRow,
-    )
-
-    rows = (
-        GpuRow, HostDoctorRow, HostFactsRow, HostMemoryRow, RemovalRow, JoinTokenRow, HostCertificateRow,
-        StreamOrderRow,
-    )  # fmt: skip
-    for row in rows:
-        table = table_of(row)
-        tx.execute(delete(table).where(table.c.host_id == host.id))
-    tx.execute(delete(_HOSTS).where(_HOSTS.c.id == host.id))
+def use_up(tx: UnitOfWork, host_id: str) -> int:
+    """End join tokens that nobody has used; how many there were."""
+    unused = update(_TOKENS).where(_TOKENS.c.host_id == host_id, _TOKENS.c.used_ms.is_(None))
+    return int(tx.execute(unused.values(used_ms=tx.now_ms)).rowcount)

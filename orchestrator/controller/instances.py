@@ -50,6 +50,8 @@ def start(tx: UnitOfWork, caller: Caller, reference: str, operation_id: str) -> 
             f"{instance.name} was removed from its host; there is nothing to start",
             hint=f"bulkhead instance delete {instance.name}, and create it again",
         )
+    if instance.host_id is None and instance.state is InstanceState.ERROR and instance.rebuilt is not None:
+        return _rebuild_again(tx, caller, instance, operation_id)
     startable = (InstanceState.STOPPED, InstanceState.ERROR, InstanceState.NEEDS_ATTENTION)
     if instance.state not in startable or instance.host_id is None:
         raise ConflictError(
@@ -67,6 +69,31 @@ def start(tx: UnitOfWork, caller: Caller, reference: str, operation_id: str) -> 
     want(tx, instance, InstanceState.STARTING, Desired.RUNNING, operation_id)
     tx.record("instance.start", ("instance", instance.id), tenant=instance.tenant_id)
     return made
+
+
+def _rebuild_again(tx: UnitOfWork, caller: Caller, instance: InstanceRecord, operation_id: str) -> Operation:
+    """Let an instance that found no place after its host was lost wait for one again."""
+    made = operations.begin(tx, caller, "instance.rebuild", ("instance", instance.id), operation_id)
+    want(tx, instance, InstanceState.PENDING, Desired.RUNNING, operation_id)
+    ask_for_place(tx, instance, "wait")
+    tx.record("instance.start", ("instance", instance.id), tenant=instance.tenant_id)
+    return made
+
+
+def ask_for_place(tx: UnitOfWork, instance: InstanceRecord, on_no_capacity: str) -> None:
+    """Let an instance wait for a place in the one queue."""
+    tx.add(
+        RequestRow,
+        id=new_id("req"),
+        tenant_id=instance.tenant_id,
+        instance_id=instance.id,
+        state=RequestState.WAITING,
+        on_no_capacity=on_no_capacity,
+        reason=None,
+        submitted_ms=tx.now_ms,
+        decided_ms=None,
+    )
+    tx.wake("scheduler")
 
 
 def stop(tx: UnitOfWork, caller: Caller, reference: str, operation_id: str) -> Operation:

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from orchestrator.controller import consoles, drain, idempotency, leases, rates, streams
+from orchestrator.controller import consoles, drain, evacuate, expiry, idempotency, leases, rates, streams
 from orchestrator.controller.control import Control
 from orchestrator.controller.leases import Lease
 from orchestrator.controller.scheduler import LEASE, Scheduler
@@ -104,6 +104,11 @@ class Loops:
         for host_id in due:
             with self._control.store.unit_of_work(CONTROLLER) as tx:
                 drain.turn(tx, host_id)
+        with self._control.store.reading() as tx:
+            due = evacuate.under_way(tx)
+        for host_id in due:
+            with self._control.store.unit_of_work(CONTROLLER) as tx:
+                evacuate.turn(tx, host_id)
 
     def _erase(self) -> None:
         if self._control.keyring is not None:
@@ -115,4 +120,5 @@ class Loops:
             idempotency.sweep(tx)
             consoles.sweep(tx)
             streams.sweep(tx)
+            expiry.turn(tx)
         rates.sweep(store, store.clock())

@@ -47,7 +47,9 @@ STEPS: Mapping[str, tuple[str, ...]] = {
     "instance.stop": ("accepted", "stopping", "stopped"),
     "instance.delete": ("accepted", "stopping", "erased", "deleted"),
     "volume.delete": ("accepted", "erased"),
+    "instance.rebuild": ("accepted", "placed", "provisioning", "running"),
     "host.drain": ("accepted", "drained"),
+    "host.evacuate": ("accepted", "rebuilt"),
 }
 
 
@@ -73,9 +75,14 @@ def begin_for(
     tenant_id: str | None,
     principal_id: str,
     request_id: str,
+    last: str | None = None,
 ) -> Operation:
-    """As `begin`, for somebody whose call is over by now."""
-    names = STEPS[kind]
+    """As `begin`, for somebody whose call is over by now.
+
+    Args:
+        last: what it ends with, where that is not what its kind says.
+    """
+    names = STEPS[kind] if last is None else (*STEPS[kind][:-1], last)
     steps = [{"name": names[0], "state": "done", "at_ms": tx.now_ms}]
     steps += [{"name": name, "state": "pending", "at_ms": None} for name in names[1:]]
     steps[1]["state"] = "running"
@@ -209,6 +216,12 @@ def progress(tx: UnitOfWork, identity: str, done: int, total: int) -> None:
     running.update(done=done, total=total)
     # A count on the way is no news for an auditor: its end is.
     tx.note(update(TABLE).where(TABLE.c.id == identity).values(steps=steps))
+    tx.wake(f"operation:{identity}")
+
+
+def told(tx: UnitOfWork, identity: str, result: Mapping[str, Any]) -> None:
+    """Write what an operation came to so far."""
+    tx.execute(update(TABLE).where(TABLE.c.id == identity).values(result=dict(result)))
     tx.wake(f"operation:{identity}")
 
 

@@ -30,7 +30,7 @@ _VOLUMES, _KEYS, _USER_DATA = table_of(VolumeRow), table_of(WrappedKeyRow), tabl
 def instance(tx: UnitOfWork, gone: InstanceRecord) -> None:
     """Free everything that a deleted instance held, and end its operation."""
     if gone.host_id is not None:
-        _host(tx, gone, gone.host_id)
+        holdings(tx, gone.id, gone.host_id, gone.placement or {}, gone.page_size_kib)
     tx.execute(delete(_PORTS).where(_PORTS.c.instance_id == gone.id))
     tx.execute(delete(_USER_DATA).where(_USER_DATA.c.instance_id == gone.id))
     held = VOLUMES.where(tx, PLATFORM, _VOLUMES.c.instance_id == gone.id)
@@ -57,7 +57,7 @@ def volume(tx: UnitOfWork, gone: VolumeRecord) -> None:
         .where(_VOLUMES.c.id == gone.id)
         .values(state=VolumeState.DELETED, instance_id=None, host_id=None)
     )
-    _return_disk(tx, gone)
+    return_disk(tx, gone.host_id, gone.size_gib)
 
 
 def standalone_volume(tx: UnitOfWork, gone: VolumeRecord) -> None:
@@ -67,6 +67,15 @@ def standalone_volume(tx: UnitOfWork, gone: VolumeRecord) -> None:
     quotas.give_back(tx, gone.tenant_id, {"volumes": 1, "disk_gib": gone.size_gib})
     operations.advance(tx, operation, "erased")
     tx.record("volume.deleted", ("volume", gone.id), tenant=gone.tenant_id, stage="outcome")
+
+
+def lost_volume(tx: UnitOfWork, host_id: str, volume_id: str) -> None:
+    """A host erased what it still had of a lost volume: that is lost on no host from now on."""
+    mine = (_VOLUMES.c.id == volume_id, _VOLUMES.c.host_id == host_id, _VOLUMES.c.state == VolumeState.LOST)
+    size_gib = tx.scalar(select(_VOLUMES.c.size_gib).where(*mine))
+    if size_gib is not None:
+        tx.execute(update(_VOLUMES).where(*mine).values(host_id=None))
+        return_disk(tx, host_id, int(size_gib))
 
 
 def cannot_erase(tx: UnitOfWork, kept: VolumeRecord, error: Mapping[str, Any]) -> None:
@@ -98,7 +107,7 @@ def let_go(tx: UnitOfWork, held: Sequence[VolumeRecord]) -> None:
     One whose key no host ever got was never written: it belongs to no host again.
     """
     for each in held:
-        unwritten = each.state is VolumeState.CREATING and tx.first(_has_key(each.id)) is None
+        unwritten = never_written(tx, each)
         tx.execute(
             update(_VOLUMES)
             .where(_VOLUMES.c.id == each.id)
@@ -109,28 +118,35 @@ def let_go(tx: UnitOfWork, held: Sequence[VolumeRecord]) -> None:
             )
         )
         if unwritten:
-            _return_disk(tx, each)
+            return_disk(tx, each.host_id, each.size_gib)
+
+
+def never_written(tx: Reader, volume: VolumeRecord) -> bool:
+    """Whether no host ever got its key, so that nothing of it can be anywhere."""
+    return volume.state is VolumeState.CREATING and tx.first(_has_key(volume.id)) is None
 
 
 def _has_key(volume_id: str) -> Select[Any]:
     return select(_KEYS.c.volume_id).where(_KEYS.c.volume_id == volume_id)
 
 
-def _return_disk(tx: UnitOfWork, gone: VolumeRecord) -> None:
-    if gone.host_id is None:
+def return_disk(tx: UnitOfWork, host_id: str | None, size_gib: int) -> None:
+    """Give disk back to a host; None is none."""
+    if host_id is None:
         return
     tx.execute(
         update(_HOSTS)
-        .where(_HOSTS.c.id == gone.host_id)
-        .values(used_disk_gib=_HOSTS.c.used_disk_gib - gone.size_gib, generation=_HOSTS.c.generation + 1)
+        .where(_HOSTS.c.id == host_id)
+        .values(used_disk_gib=_HOSTS.c.used_disk_gib - size_gib, generation=_HOSTS.c.generation + 1)
     )
     tx.wake("scheduler")
 
 
-def _host(tx: UnitOfWork, gone: InstanceRecord, host_id: str) -> None:
-    placement = gone.placement or {}
-    tx.execute(delete(_CLAIMS).where(_CLAIMS.c.instance_id == gone.id))
-    page_kib = gone.page_size_kib
+def holdings(
+    tx: UnitOfWork, instance_id: str, host_id: str, placement: Mapping[str, Any], page_kib: int
+) -> None:
+    """Give back what an instance holds on one host: CPUs, memory, and its GPUs to be sanitised."""
+    tx.execute(delete(_CLAIMS).where(_CLAIMS.c.instance_id == instance_id, _CLAIMS.c.host_id == host_id))
     pages: Counter[int] = Counter()
     for cell in placement.get("cells", ()):
         pages[cell["node"]] += cell["memory_mib"] * 1024 // page_kib
@@ -140,7 +156,8 @@ def _host(tx: UnitOfWork, gone: InstanceRecord, host_id: str) -> None:
             .where(_MEMORY.c.host_id == host_id, _MEMORY.c.node == node, _MEMORY.c.page_size_kib == page_kib)
             .values(used=_MEMORY.c.used - count)
         )
-    for row in tx.all(select(_GPUS).where(_GPUS.c.instance_id == gone.id).order_by(_GPUS.c.id)):
+    held = (_GPUS.c.instance_id == instance_id, _GPUS.c.host_id == host_id)
+    for row in tx.all(select(_GPUS).where(*held).order_by(_GPUS.c.id)):
         if row.state in (GpuState.QUARANTINED, GpuState.MISSING):
             # It stays out of the pool; only an operator, or its coming back, makes it dirty.
             tx.execute(update(_GPUS).where(_GPUS.c.id == row.id).values(instance_id=None, tenant_id=None))

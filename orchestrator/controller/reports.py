@@ -23,6 +23,7 @@ from orchestrator.controller import (
     inventory,
     operations,
     release,
+    stale,
     strays,
 )
 from orchestrator.controller.caller import unknown
@@ -100,7 +101,10 @@ def received(tx: UnitOfWork, host_id: str, said: Said) -> None:
         _checked(tx, host, said.report)
         # What may leak between tenants comes before what is only not ours.
         failed = host_errors.fails_checks(said.report.verdicts)
-        host_errors.tell(tx, host, failed or host_errors.runs_strays(unknown_there))
+        left = stale.of_host(tx, host.id)
+        host_errors.tell(
+            tx, host, failed or host_errors.holds_stale(left) or host_errors.runs_strays(unknown_there)
+        )
 
 
 def left_out(tx: UnitOfWork, host_id: str, failed: Mapping[str, BulkheadError]) -> None:
@@ -327,11 +331,15 @@ def _done(tx: UnitOfWork, host: FleetHost, gone: set[str]) -> None:
         )
         if row.kind == "volume":
             _volume_gone(tx, host, row.subject_id)
+        elif row.kind == "instance":
+            stale.gone(tx, host.id, row.subject_id, row.generation)
 
 
 def _release_if_gone(tx: UnitOfWork, instance: InstanceRecord) -> None:
     boot = select(_VOLUMES.c.id).where(_VOLUMES.c.instance_id == instance.id, _VOLUMES.c.boot)
     open_ = select(_REMOVALS.c.id).where(
+        # What another host still has of it is from before it was built anew, and holds nothing up.
+        _REMOVALS.c.host_id == instance.host_id,
         (_REMOVALS.c.subject_id == instance.id) | _REMOVALS.c.subject_id.in_(boot),
         _REMOVALS.c.done_ms.is_(None),
     )
@@ -343,6 +351,7 @@ def _volume_gone(tx: UnitOfWork, host: FleetHost, subject: str) -> None:
     volume = _being_erased(tx, host, subject)
     if volume is not None:
         release.standalone_volume(tx, volume)
+    release.lost_volume(tx, host.id, subject)
 
 
 def _being_erased(tx: UnitOfWork, host: FleetHost, subject: str) -> VolumeRecord | None:

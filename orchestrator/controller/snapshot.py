@@ -36,7 +36,7 @@ _HOSTS, _GPUS, _MEMORY, _CLAIMS = (table_of(row) for row in (HostRow, GpuRow, Ho
 _REQUESTS, _INSTANCES, _VOLUMES = table_of(RequestRow), table_of(InstanceRow), table_of(VolumeRow)
 _FACTS = table_of(HostFactsRow)
 #: Every pass asks these; written once.
-_GENERATIONS = select(_HOSTS.c.id, _HOSTS.c.generation)
+_GENERATIONS = select(_HOSTS.c.id, _HOSTS.c.generation).where(_HOSTS.c.state != HostState.REMOVED)
 _WAITING = (
     select(
         _REQUESTS.c.id.label("request_id"),

@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import select, update
 
 from orchestrator.audit.canonical import MAX_INTEGER
-from orchestrator.controller import hosts, operations
+from orchestrator.controller import hosts, operations, stale
 from orchestrator.controller.instances import new_revision
 from orchestrator.model.errors import ConflictError, NotFoundError
 from orchestrator.model.fleet import FleetHost
@@ -52,7 +52,10 @@ def found(tx: UnitOfWork, host: FleetHost, strays: Iterable[Stray]) -> list[dict
             stage="outcome",
             details={"strays": [f"{each['kind']} {each['id']}" for each in now]},
         )
-        _hold_back(tx, [each["id"] for each in now if each["kind"] == "instance"])
+        # What was rebuilt elsewhere is expected here, and waits for its new place all the same.
+        expected = {each.instance_id for each in stale.of_host(tx, host.id)}
+        running = [each["id"] for each in now if each["kind"] == "instance"]
+        _hold_back(tx, [each for each in running if each not in expected])
     return now
 
 
@@ -64,6 +67,10 @@ def remove(tx: UnitOfWork, reference: str, kind: str, identity: str, reason: str
         ConflictError: `stray.goes_along`: it goes with its instance; `stray.ordered`.
     """
     host = hosts.get(tx, reference, lock=True)
+    left = stale.of_host(tx, host.id, identity) if kind == "instance" else []
+    if left:
+        stale.order_away(tx, host, left[0], reason)
+        return hosts.get(tx, host.id)
     if {"kind": kind, "id": identity} not in [dict(each) for each in host.strays]:
         raise NotFoundError(
             "stray.not_reported",
@@ -85,7 +92,7 @@ def remove(tx: UnitOfWork, reference: str, kind: str, identity: str, reason: str
         host_id=host.id,
         kind=kind,
         subject_id=identity,
-        generation=_ANY_GENERATION,
+        generation=_older_than_wanted(tx, identity),
         tenant_id=None,
         ordered_ms=tx.now_ms,
         done_ms=None,
@@ -100,6 +107,19 @@ def remove(tx: UnitOfWork, reference: str, kind: str, identity: str, reason: str
     return hosts.get(tx, host.id)
 
 
+def _older_than_wanted(tx: Reader, identity: str) -> int:
+    """Up to which generation a stray goes: one that lives elsewhere must be able to come here again."""
+    for table in (_INSTANCES, _VOLUMES):
+        row = tx.first(
+            select(table.c.generation, table.c.host_id, table.c.state).where(
+                table.c.id == identity, table.c.state.not_in(("deleted", "lost"))
+            )
+        )
+        if row is not None:
+            return max(1, int(row.generation) - 1)
+    return _ANY_GENERATION
+
+
 def _known(tx: Reader, host_id: str, ids: set[str]) -> set[str]:
     """Which of these ids the database knows on this host, or has ordered away from it."""
     wanted = sorted(ids)
@@ -109,7 +129,7 @@ def _known(tx: Reader, host_id: str, ids: set[str]) -> set[str]:
         select(_VOLUMES.c.id).where(
             _VOLUMES.c.host_id == host_id,
             _VOLUMES.c.id.in_(wanted),
-            _VOLUMES.c.state != VolumeState.DELETED,
+            _VOLUMES.c.state.not_in((VolumeState.DELETED, VolumeState.LOST)),
         ),
         select(_PORTS.c.id)
         .join(_INSTANCES, _INSTANCES.c.id == _PORTS.c.instance_id)

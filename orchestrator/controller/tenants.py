@@ -19,6 +19,7 @@ from orchestrator.store.rows import PLATFORM
 from orchestrator.store.tables.audit import AuditStreamRow
 from orchestrator.store.tables.catalog import ImageRow
 from orchestrator.store.tables.consoles import ConsoleTicketRow, StreamOrderRow
+from orchestrator.store.tables.fleet import StaleInstanceRow
 from orchestrator.store.tables.instances import InstanceRow
 from orchestrator.store.tables.networks import NetworkRow
 from orchestrator.store.tables.people import PrincipalRow, TokenRow
@@ -106,7 +107,12 @@ def remove(tx: UnitOfWork, reference: str) -> Tenant:
     tenant = get(tx, reference, lock=True)
     left = {
         noun: int(tx.scalar(select(func.count()).where(_owned(row, tenant.id))) or 0)
-        for noun, row in (("instances", InstanceRow), ("volumes", VolumeRow), ("networks", NetworkRow))
+        for noun, row in (
+            ("instances", InstanceRow),
+            ("volumes", VolumeRow),
+            ("networks", NetworkRow),
+            ("stale instances on evacuated hosts", StaleInstanceRow),
+        )
     }
     held = ", ".join(f"{count} {noun}" for noun, count in left.items() if count)
     if held:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from sqlalchemy import insert, update
 from sqlalchemy.exc import IntegrityError
 
-from orchestrator.controller import operations, quotas, release
+from orchestrator.controller import operations, quotas, release, stale
 from orchestrator.controller.caller import Caller, unknown
 from orchestrator.controller.instances import new_revision
 from orchestrator.model.errors import ConflictError
@@ -83,7 +83,11 @@ def remove(tx: UnitOfWork, caller: Caller, reference: str, operation_id: str) ->
         raise ConflictError("volume.deleting", f"{volume.name} is being deleted")
     made = operations.begin(tx, caller, "volume.delete", ("volume", volume.id), operation_id)
     tx.record("volume.delete", ("volume", volume.id), tenant=caller.tenant_id)
-    if volume.host_id is None:
+    if volume.state is VolumeState.LOST and volume.host_id is not None:
+        # Without its key nothing of it can be read; its host takes the rest away when it comes back.
+        stale.order(tx, volume.host_id, volume.tenant_id, "volume", volume.id, volume.generation)
+        new_revision(tx, volume.host_id)
+    if volume.host_id is None or volume.state is VolumeState.LOST:
         release.standalone_volume(tx, volume)
         return made
     tx.execute(update(_TABLE).where(_TABLE.c.id == volume.id).values(state=VolumeState.DELETING))

@@ -54,6 +54,7 @@ def problems(
     found += volume_problems(instances)
     found += network_problems(instances)
     found += _absent_problems(assignment)
+    found += _closed_problems(assignment)
     return tuple(found)
 
 
@@ -108,6 +109,35 @@ def _absent_problems(assignment: Assignment) -> list[BulkheadError]:
                     f"{order.id} is ordered away while {user} is ordered with it",
                     field=f"absent[{index}].id",
                     hint=f"order {user} absent first",
+                )
+            )
+    return found
+
+
+def _closed_problems(assignment: Assignment) -> list[BulkheadError]:
+    """Refuse to order an instance both here and cut off: its ports are named by it, not by its generation."""
+    here = {each.id for each in assignment.instances}
+    found: list[BulkheadError] = []
+    first: dict[str, int] = {}
+    for index, order in enumerate(assignment.closed):
+        if order.id in first:
+            found.append(
+                InvalidInputError(
+                    "closed.named_twice",
+                    f"{order.id} stands at closed[{first[order.id]}] already",
+                    field=f"closed[{index}].id",
+                    hint="keep the entry with the highest generation",
+                )
+            )
+            continue
+        first[order.id] = index
+        if order.id in here:
+            found.append(
+                InvalidInputError(
+                    "closed.still_ordered",
+                    f"{order.id} is ordered here and cut off at once",
+                    field=f"closed[{index}].id",
+                    hint="order what is left of it absent before it is ordered here again",
                 )
             )
     return found

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 from orchestrator.isolation.facts import DiskFacts, InstanceFacts
 from orchestrator.isolation.judging import verdict
 from orchestrator.model.assignment import Device, Port
@@ -199,6 +201,20 @@ def judge_flows(bridge: str, flows: int, differences: tuple[str, ...]) -> Verdic
     """
     read = f"{len(differences)} differences, first {differences[0]}" if differences else "equal"
     return verdict("switch.flows", bridge, f"the {flows} flows of the policy", read, not differences)
+
+
+def judge_closed(instances: Iterable[str], seen: Sequence[ObservedPort]) -> list[Verdict]:
+    """Judge that what lives elsewhere by now says nothing on this switch: no port of it is open.
+
+    Args:
+        seen: every port of ours on the switch.
+    """
+    found = []
+    for instance in instances:
+        loud = [each.port for each in seen if each.instance == instance and (each.open or each.vlan)]
+        read = f"open: {', '.join(loud)}" if loud else "none is open"
+        found.append(verdict("port.cut_off", instance, "no open port", read, not loud))
+    return found
 
 
 def _port(spec: LaunchSpec, port: Port, seen: list[ObservedPort] | None) -> list[Verdict]:

@@ -250,6 +250,16 @@ class Absent(_Message):
         return self
 
 
+class Closed(_Message):
+    """An instance that lives on another host by now: what is here of it, up to this generation, is cut off.
+
+    Its ports close and nothing else is touched: it goes only when it is absent.
+    """
+
+    id: InstanceId
+    generation: Generation
+
+
 class Assignment(_Message):
     """What one host must run and what must be gone from it."""
 
@@ -262,3 +272,4 @@ class Assignment(_Message):
     observe_only: bool = False
     instances: tuple[Instance, ...] = Field(default=(), max_length=4096, strict=False)
     absent: tuple[Absent, ...] = Field(default=(), max_length=65536, strict=False)
+    closed: tuple[Closed, ...] = Field(default=(), max_length=4096, strict=False)

@@ -16,7 +16,7 @@ from pydantic import Field, StringConstraints, model_validator
 
 from orchestrator.model.doctor import Finding, Severity
 from orchestrator.model.evidence import Status
-from orchestrator.model.protocol import BootId, Version, parse_message
+from orchestrator.model.protocol import PROTOCOL_VERSION, BootId, Version, parse_message
 from orchestrator.model.wire import Message, Short, Text
 
 DOCTOR_VERSION = 1
@@ -109,13 +109,16 @@ class DoctorReport:
         return json.dumps(body, separators=(",", ":")).encode()
 
 
-def parse_doctor(raw: bytes) -> DoctorReport:
+def parse_doctor(raw: bytes, peer: int = PROTOCOL_VERSION) -> DoctorReport:
     """Read the findings of a host that nobody trusts. Cost: linear in the bytes.
+
+    Args:
+        peer: the version that its agent speaks.
 
     Raises:
         InvalidInputError: `protocol.too_large`, `protocol.bad_message`.
     """
-    message = parse_message(_DoctorMessage, raw, MAX_DOCTOR_BYTES)
+    message = parse_message(_DoctorMessage, raw, MAX_DOCTOR_BYTES, peer=peer)
     return DoctorReport(
         boot_id=message.boot_id,
         agent_version=message.agent_version,

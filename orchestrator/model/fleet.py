@@ -21,6 +21,7 @@ class FleetHost:
         error: an error's JSON form: what is wrong and what to do; it takes nothing new meanwhile.
         strays: things on it with our marks that the database does not know there: `kind` and `id` of each.
         drain: `operation_id`, `policy` and `deadline_ms` of the drain that is under way; None when none is.
+        evacuation_id: the operation that rebuilds its instances elsewhere; None when none does.
         heard_ms: when its agent was heard last, to the minute.
         evidence: `verdicts` on the host as a whole as it reported them last, as JSON, and `changed_ms`, since
             when they read so; None until it reported.
@@ -53,12 +54,38 @@ class FleetHost:
     doctor: Mapping[str, Any] | None = None
     doctor_asked_ms: int | None = None
     cordoned_by: str = ""
+    evacuation_id: str | None = None
 
     @property
     def failed_checks(self) -> tuple[Mapping[str, Any], ...]:
         """Its verdicts that are not PASS; UNKNOWN is not."""
         verdicts = (self.evidence or {}).get("verdicts", ())
         return tuple(each for each in verdicts if each["status"] != Status.PASS)
+
+
+@dataclass(frozen=True)
+class StaleInstance:
+    """What a host may still run of an instance that lives elsewhere by now.
+
+    It keeps what it holds there (CPUs, memory, GPUs) until the host says that it is gone.
+
+    Args:
+        generation: the last one that the host can have heard of.
+        placement: `model.placement.Placement.as_dict()` of then.
+        volume_id, volume_generation, disk_gib: its boot volume of then; None, 0 and 0 when none was written.
+    """
+
+    id: str
+    host_id: str
+    instance_id: str
+    tenant_id: str
+    generation: int
+    placement: Mapping[str, Any]
+    page_size_kib: int
+    volume_id: str | None
+    volume_generation: int
+    disk_gib: int
+    created_ms: int
 
 
 @dataclass(frozen=True)

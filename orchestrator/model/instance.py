@@ -23,6 +23,8 @@ class InstanceRecord:
         error: an error's JSON form: what went wrong last and what to do; None when all is well.
         evidence: the last verdicts of its host, as JSON; None until it ran.
         failures: reports of failure in a row.
+        rebuilt: `at_ms`, `reason` and `lost_volumes` (`id` and `name` of each, its former boot volume among
+            them) of the last time that it was built anew elsewhere; None when it never was.
         operation_id: the operation that works on it now, or did last.
     """
 
@@ -52,6 +54,7 @@ class InstanceRecord:
     operation_id: str | None
     created_ms: int
     updated_ms: int
+    rebuilt: Mapping[str, Any] | None = None
 
     @property
     def gone(self) -> bool:

@@ -17,6 +17,7 @@ class Operation:
         kind: the action, such as `instance.create`.
         steps: objects of `name`, `state` (`pending`, `running`, `done`, `failed`) and `at_ms`, in order; one
             that takes many things in turn has `done` and `total` too.
+        result: what it came to beyond its steps, as JSON; None where the steps say all.
         principal_id: who asked.
         request_id: the request that asked; the agent's log carries it too.
     """
@@ -33,3 +34,4 @@ class Operation:
     request_id: str
     created_ms: int
     finished_ms: int | None
+    result: Mapping[str, Any] | None = None

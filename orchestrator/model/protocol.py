@@ -1,9 +1,14 @@
 """The agents' protocol, version 1: what an agent and its controller say to each other, and how much of it.
 
 Decides the shape and the bounds of every message; what comes of one is the controller's and the agent's to
-say. Bodies are JSON, closed and strict; every request and answer carries `Bulkhead-Protocol: 1`. A host is a
-stranger's machine the moment somebody breaks into it, so nothing that it sends is without an end. What a
-report is made of stands in `wire`. The agents' API and the agent's link call it; pure.
+say. Bodies are JSON, closed and strict; every request and answer carries its sender's `Bulkhead-Protocol: 1`.
+A host is a stranger's machine the moment somebody breaks into it, so nothing that it sends is without an end.
+What a report is made of stands in `wire`. The agents' API and the agent's link call it; pure.
+
+Controller and agent work one version apart. A version only adds: fields that its reader may leave aside, and
+that have a default where an older sender lacks them. Of a newer sender, fields that are not known here are
+left aside; of our own version and an older one, they are refused. An assignment is an order: it is read whole
+or refused, so a newer controller writes it as an older agent, whose version its poll tells, reads it.
 """
 
 from __future__ import annotations
@@ -34,6 +39,7 @@ from orchestrator.model.wire import (
 )
 
 PROTOCOL_VERSION = 1
+_FIRST_VERSION = 1
 PROTOCOL_HEADER = "Bulkhead-Protocol"
 
 #: A report of a thousand instances with forty checks each takes about 6 MiB.
@@ -200,13 +206,16 @@ class Report:
         return json.dumps(body, separators=(",", ":"), allow_nan=False).encode()
 
 
-def parse_report(raw: bytes) -> Report:
+def parse_report(raw: bytes, peer: int = PROTOCOL_VERSION) -> Report:
     """Read a report from a host that nobody trusts. Cost: linear in the bytes.
+
+    Args:
+        peer: the version that its agent speaks.
 
     Raises:
         InvalidInputError: `protocol.too_large`, `protocol.bad_message`.
     """
-    message = parse_message(_ReportMessage, raw, MAX_REPORT_BYTES)
+    message = parse_message(_ReportMessage, raw, MAX_REPORT_BYTES, peer=peer)
     return Report(
         boot_id=message.boot_id,
         agent_version=message.agent_version,
@@ -216,8 +225,13 @@ def parse_report(raw: bytes) -> Report:
     )
 
 
-def parse_message(kind: type[M], raw: bytes, limit: int = MAX_SMALL_BYTES) -> M:
+def parse_message(
+    kind: type[M], raw: bytes, limit: int = MAX_SMALL_BYTES, *, peer: int = PROTOCOL_VERSION
+) -> M:
     """Read one message.
+
+    Args:
+        peer: the version that its sender speaks; what a newer one adds is left aside.
 
     Raises:
         InvalidInputError: `protocol.too_large`, `protocol.bad_message`: with the first field that is wrong;
@@ -226,7 +240,7 @@ def parse_message(kind: type[M], raw: bytes, limit: int = MAX_SMALL_BYTES) -> M:
     if len(raw) > limit:
         raise InvalidInputError("protocol.too_large", f"a message of {len(raw)} bytes; {limit} are allowed")
     try:
-        return kind.model_validate_json(raw)
+        return kind.model_validate_json(raw, extra="ignore" if peer > PROTOCOL_VERSION else None)
     except ValidationError as exc:
         # The cause is left out on purpose: it may quote what it read.
         details = exc.errors(include_url=False, include_input=False, include_context=False)
@@ -261,19 +275,21 @@ def problem_of(raw: bytes) -> tuple[str, str]:
     return problem.code, problem.detail
 
 
-def check_version(said: str | None) -> None:
-    """Refuse another version of the protocol, or none.
+def check_version(said: str | None, ours: int = PROTOCOL_VERSION) -> int:
+    """Return the version that the other side speaks; refuse one that is more than one apart, or none.
 
     Raises:
         ProtocolVersionError: `protocol.version`.
     """
-    if said != str(PROTOCOL_VERSION):
-        shown = "none" if said is None else repr(said[:16])
-        raise ProtocolVersionError(
-            "protocol.version",
-            f"this side speaks version {PROTOCOL_VERSION} of the protocol, the other side {shown}",
-            hint="controller and agent work one version apart: bring the older one up",
-        )
+    for peer in range(max(_FIRST_VERSION, ours - 1), ours + 2):
+        if said == str(peer):
+            return peer
+    shown = "none" if said is None else repr(said[:16])
+    raise ProtocolVersionError(
+        "protocol.version",
+        f"this side speaks version {ours} of the protocol, the other side {shown}",
+        hint="controller and agent work one version apart: bring the older one up",
+    )
 
 
 class ProtocolVersionError(InvalidInputError):

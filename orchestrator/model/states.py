@@ -62,6 +62,8 @@ class HostState(StrEnum):
     DRAINED = "drained"
     UNREACHABLE = "unreachable"
     FENCED = "fenced"
+    #: Its row stays for the audit log; nobody sees it any more.
+    REMOVED = "removed"
 
 
 class GpuState(StrEnum):

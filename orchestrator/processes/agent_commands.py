@@ -306,6 +306,9 @@ def ask(
 def enrol(
     controller: Annotated[str, typer.Option(help="The controller's public address, https://HOST:PORT.")],
     token_file: Annotated[Path, typer.Option(help="File with the join token, or - for standard input.")],
+    again: Annotated[
+        bool, typer.Option("--again", help="It is that host already; its certificate ended or was revoked.")
+    ] = False,
     settings_file: SettingsOption = DEFAULT_FILE,
 ) -> None:
     """Make this machine a host of a controller, once; prints the host's id.
@@ -316,7 +319,7 @@ def enrol(
     from orchestrator.processes.agent_link import enrol_host, read_token
 
     with _told():
-        identity = enrol_host(read_settings(settings_file), controller, read_token(token_file))
+        identity = enrol_host(read_settings(settings_file), controller, read_token(token_file), again=again)
     sys.stdout.write(f"{identity.host}\n")
 
 

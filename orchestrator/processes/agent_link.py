@@ -72,20 +72,23 @@ def read_token(file: Path) -> str:
         ) from None
 
 
-def enrol_host(settings: AgentSettings, controller_url: str, token: str) -> Identity:
+def enrol_host(settings: AgentSettings, controller_url: str, token: str, *, again: bool = False) -> Identity:
     """Make this machine a host of a controller.
 
+    Args:
+        again: it is one already, and its certificate ended or was taken back; what runs here is not touched.
+
     Raises:
-        ConflictError: `agent.enrolled`: before the token is used up.
+        ConflictError: `agent.enrolled`: before the token is used up; `agent.another_host`.
         InvalidInputError: `join_token.malformed`, `link.url`.
         HostError: `link.*`, `agent.identity_unwritable`.
     """
     certificates = certificates_of(settings)
-    if certificates.enrolled:
+    if certificates.enrolled and not again:
         raise already_enrolled(settings.state_dir / "agent" / "link")
     key = FreshKey.make()
     answer, authority_pem = asyncio.run(enrol(controller_url, token, key.csr_pem))
-    return certificates.enrol(key, answer, authority_pem)
+    return certificates.enrol(key, answer, authority_pem, again=again)
 
 
 async def serve(
@@ -109,7 +112,7 @@ async def serve(
     """
     certificates = certificates_of(settings)
     identity = certificates.identity()
-    link = Link(identity.agents_url, certificates.tls())
+    link = Link(identity.agents_url, certificates.tls(), not_after=identity.not_after)
     loop = asyncio.get_running_loop()
     # Jitter, not secrets.
     jitter = random.random

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from orchestrator.model.catalog import Image, InstanceType
 from orchestrator.model.deployment import Deployment
-from orchestrator.model.fleet import FleetHost, GpuRecord
+from orchestrator.model.fleet import FleetHost, GpuRecord, StaleInstance
 from orchestrator.model.instance import InstanceRecord
 from orchestrator.model.network import Network, NetworkPort
 from orchestrator.model.operation import Operation
@@ -14,7 +14,7 @@ from orchestrator.model.tenant import Tenant
 from orchestrator.model.volume import VolumeRecord
 from orchestrator.store.rows import Noun
 from orchestrator.store.tables.catalog import ImageRow, InstanceTypeRow
-from orchestrator.store.tables.fleet import GpuRow, HostRow
+from orchestrator.store.tables.fleet import GpuRow, HostRow, StaleInstanceRow
 from orchestrator.store.tables.instances import InstanceRow, RequestRow
 from orchestrator.store.tables.networks import NetworkRow, PortRow
 from orchestrator.store.tables.operations import OperationRow
@@ -34,5 +34,6 @@ VOLUMES = Noun(VolumeRow, VolumeRecord)
 INSTANCES = Noun(InstanceRow, InstanceRecord)
 REQUESTS = Noun(RequestRow, CapacityRequest, name_column=None, born_column="submitted_ms")
 OPERATIONS = Noun(OperationRow, Operation, name_column=None)
-HOSTS = Noun(HostRow, FleetHost, tenant_column=None)
+HOSTS = Noun(HostRow, FleetHost, tenant_column=None, hidden_state="removed")
+STALE = Noun(StaleInstanceRow, StaleInstance, name_column=None)
 GPUS = Noun(GpuRow, GpuRecord, tenant_column=None, name_column=None)

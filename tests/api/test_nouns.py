@@ -6,16 +6,18 @@ import dataclasses
 import json
 import re
 
+from sqlalchemy import func, select
 from starlette.testclient import TestClient
 
 from orchestrator.audit.export import verify_lines
-from orchestrator.controller import deployment, doctor, host_errors, hosts, strays
+from orchestrator.controller import deployment, doctor, evacuate, host_errors, hosts, strays
 from orchestrator.model.actor import CONTROLLER
 from orchestrator.model.doctor import Finding, Severity
 from orchestrator.model.doctor_message import DoctorReport
 from orchestrator.model.evidence import Status
 from orchestrator.model.report import Stray
 from orchestrator.store.tables.fleet import GpuRow, HostRow
+from orchestrator.store.tables.keys import JoinTokenRow
 from orchestrator.store.unit_of_work import table_of
 from tests.api.deployment import Deployment, key
 
@@ -286,6 +288,9 @@ def test_a_wait_for_a_place_can_be_cancelled(deployed: Deployment):
     assert member.get(f"{T}/quota").json()["used"]["instances"] == 0
 
 
+OFF = {"reason": "gone", "powered_off": True}
+
+
 def test_hosts(deployed: Deployment):
     operator, once = deployed.client("operator"), key()
     made = operator.post("/v1/hosts", json={"name": "node2", "disk_gib": 500}, headers=once)
@@ -303,12 +308,48 @@ def test_hosts(deployed: Deployment):
     assert (cordoned.json()["state"], cordoned.json()["reason"]) == ("cordoned", "disk smells")
     back = operator.post("/v1/hosts/node2/actions/uncordon", json={"reason": "it was the coffee"})
     assert back.json()["state"] == "ready"
-    unsafe = operator.post("/v1/hosts/node2/actions/fence", json={"reason": "gone"})
+    unsafe = operator.post("/v1/hosts/node2/actions/fence", json=OFF)
     assert (unsafe.status_code, unsafe.json()["hint"]) == (409, "cordon it first")
     operator.post("/v1/hosts/node2/actions/cordon", json={"reason": "gone"})
-    assert operator.post("/v1/hosts/node2/actions/fence", json={"reason": "gone"}).json()["state"] == "fenced"
-    assert operator.delete("/v1/hosts/node2").status_code == 204
+    for body in ({"reason": "gone"}, {"reason": "gone", "powered_off": False}):
+        unsure = operator.post("/v1/hosts/node2/actions/fence", json=body)
+        assert (unsure.status_code, unsure.json()["errors"][0]["field"]) == (422, "powered_off")
+    early = operator.post("/v1/hosts/node2/actions/evacuate", json={"reason": "it burnt"})
+    assert (early.status_code, early.json()["code"]) == (409, "host.state")
+    assert operator.post("/v1/hosts/node2/actions/fence", json=OFF).json()["state"] == "fenced"
+    dry = operator.post("/v1/hosts/node2/actions/evacuate?dry_run=true", json={"reason": "it burnt"})
+    assert (dry.status_code, dry.json()["kind"]) == (200, "host.evacuate")
+    evacuated = operator.post("/v1/hosts/node2/actions/evacuate", json={"reason": "it burnt"})
+    assert (evacuated.status_code, evacuated.json()["result"]) == (202, {"instances": [], "lost_volumes": []})
+    assert operator.get(evacuated.headers["Location"]).json()["kind"] == "host.evacuate"
+    shown = operator.get("/v1/hosts/node2").json()
+    assert (shown["stale"], shown["evacuation_id"]) == ([], evacuated.json()["id"])
+    away = operator.post("/v1/hosts/node2/actions/remove", json={"reason": "it burnt"})
+    assert (away.status_code, away.json()["code"]) == (409, "host.evacuating")
+    with deployed.store.unit_of_work(CONTROLLER) as tx:
+        evacuate.turn(tx, shown["id"])
+    gone = operator.post("/v1/hosts/node2/actions/remove", json={"reason": "it burnt"})
+    assert (gone.status_code, gone.json()["state"]) == (200, "removed")
     assert operator.get("/v1/hosts/node2").status_code == 404
+    assert operator.get(f"/v1/hosts/{shown['id']}").status_code == 404
+    assert operator.post("/v1/hosts", json={"name": "node2", "disk_gib": 1}, headers=key()).status_code == 201
+
+
+def test_join_tokens_and_revoking(deployed: Deployment):
+    operator, once = deployed.client("operator"), key()
+    path = "/v1/hosts/node1/actions"
+    assert operator.post(f"{path}/join-token").status_code == 400
+    made = operator.post(f"{path}/join-token", headers=once)
+    assert (made.status_code, made.json()["join_token"][:7]) == (201, "bhj_jt_")
+    again = operator.post(f"{path}/join-token", headers=once)
+    assert (again.json()["host_id"], again.json()["join_token"]) == (made.json()["host_id"], None)
+    with deployed.store.reading() as tx:
+        ends = tx.scalar(select(func.max(table_of(JoinTokenRow).c.expires_ms)))
+    assert ends > deployed.store.clock()
+    assert operator.post(f"{path}/revoke", json={"reason": "it leaked"}).status_code == 200
+    twice = operator.post(f"{path}/revoke", json={"reason": "it leaked"})
+    assert (twice.status_code, twice.json()["code"]) == (409, "host.no_certificate")
+    assert operator.get("/v1/hosts/node1").json()["certificate_expires_at"] is None
 
 
 def test_gpus(deployed: Deployment):

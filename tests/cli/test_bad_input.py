@@ -141,6 +141,8 @@ CASES: list[tuple[str, str]] = [
     ("deployment resume --yes --reason _", "reason.invalid"),
     ("host uncordon gpu-01 --reason line\nline", "reason.invalid"),
     (f"host fence gpu-01 --yes --reason {'x' * 401}", "reason.invalid"),
+    ("host fence gpu-01 --yes --reason stolen", "host.power_unsure"),
+    (f"host evacuate gpu-01 --yes --reason {'x' * 401}", "reason.invalid"),
     ("gpu release gpu_a --reason \x1b[2J", "reason.invalid"),
     ("user create alice --roles root", "user.roles"),
     ("user create alice --roles operator", "user.roles"),

@@ -151,6 +151,8 @@ def test_every_golden_file_is_of_something() -> None:
     names = {f"help-{width}-{'-'.join(words) or 'bulkhead'}" for words in HELP for width in (80, 120)}
     names |= {f"table-{width}-{words.replace(' ', '-')}" for words in TABLES for width in (80, 120)}
     names |= {f"wide-{words.replace(' ', '-')}" for words in LISTS}
+    # Of `test_host_doctor`, which asks with options.
+    names |= {f"table-{width}-host-doctor-gpu-02{end}" for end in ("", "-all") for width in (80, 120)}
     assert {file.stem for file in GOLDEN.iterdir()} == names
 
 

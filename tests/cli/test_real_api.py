@@ -96,7 +96,10 @@ def test_the_fleet(bulkhead: As, deployed: Deployment) -> None:
     me = "operator"
     assert done(bulkhead, me, "host create node2 --disk-gib 100").startswith("bhj_")
     assert "join_token" not in made(bulkhead, me, "host show node2")
-    assert done(bulkhead, me, "host delete node2 --yes") == ""
+    assert done(bulkhead, me, "host revoke node2 --reason leak --yes -o name")
+    assert done(bulkhead, me, "host join-token node2").startswith("bhj_")
+    assert made(bulkhead, me, "host remove node2 --reason sold --yes")["state"] == "removed"
+    assert bulkhead(me, "host show node2").exit_code == 3
     add_gpu(deployed)
     assert made(bulkhead, me, "host cordon node1 --reason memory-errors")["reason"] == "memory-errors"
     assert made(bulkhead, me, "host uncordon node1 --reason mended")["state"] == "ready"
@@ -105,7 +108,7 @@ def test_the_fleet(bulkhead: As, deployed: Deployment) -> None:
     assert "gpus to look at" in done(bulkhead, me, "status --platform")
     assert made(bulkhead, me, "gpu release gpu_1 --reason replaced")["state"] != "quarantined"
     assert made(bulkhead, me, "host cordon node1 --reason stolen")["state"] == "cordoned"
-    assert made(bulkhead, me, "host fence node1 --reason stolen --yes")["state"] == "fenced"
+    assert made(bulkhead, me, "host fence node1 --reason stolen --powered-off --yes")["state"] == "fenced"
 
 
 def add_gpu(deployed: Deployment) -> None:

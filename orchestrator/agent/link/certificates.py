@@ -115,19 +115,27 @@ class Certificates:
             raise HostError(
                 "agent.identity_damaged",
                 f"{self._folder} cannot be read",
-                hint="ask an operator for a new join token, remove the folder and enrol again",
+                hint="ask an operator for a token (bulkhead host join-token NAME), then: "
+                "bulkhead agent enrol --again",
             ) from None
 
-    def enrol(self, key: FreshKey, answer: EnrolAnswer, authority_pem: str) -> Identity:
+    def enrol(
+        self, key: FreshKey, answer: EnrolAnswer, authority_pem: str, *, again: bool = False
+    ) -> Identity:
         """Keep what enrolment gave, after a look at it.
 
+        Args:
+            again: in place of an identity of the same host, whose certificate ended or was taken back.
+
         Raises:
-            ConflictError: `agent.enrolled`.
+            ConflictError: `agent.enrolled`; `agent.another_host`: the old identity stays.
             LinkUntrusted: `link.untrusted`, `link.bad_certificate`.
             HostError: `agent.identity_unwritable`.
         """
-        if self.enrolled:
+        if self.enrolled and not again:
             raise already_enrolled(self._folder)
+        if self.enrolled:
+            self._same_host(answer)
         if _certificate(answer.ca_pem) != _certificate(authority_pem):
             raise LinkUntrusted("link.untrusted", "the answer names another authority than the join token")
         certificate = _checked(answer.certificate_pem, authority_pem, answer.host)
@@ -136,6 +144,24 @@ class Certificates:
         said = answer.model_dump(include={"host", "deployment", "agents_url"})
         self._write(_ENROLMENT, json.dumps(said, sort_keys=True).encode())
         return self.identity()
+
+    def _same_host(self, answer: EnrolAnswer) -> None:
+        """What is on this machine belongs to who it was: only that one may come in again."""
+        try:
+            said = json.loads((self._folder / _ENROLMENT).read_bytes())
+            was = (said["host"], said["deployment"])
+        except (OSError, ValueError, KeyError, TypeError) as exc:
+            raise HostError(
+                "agent.identity_damaged",
+                f"{self._folder / _ENROLMENT} cannot be read",
+                hint="it says who this host is: restore it; or, if no tenant has anything here, remove it",
+            ) from exc
+        if was != (answer.host, answer.deployment):
+            raise ConflictError(
+                "agent.another_host",
+                f"the token lets in {answer.host} of {answer.deployment}, here is {was[0]} of {was[1]}",
+                hint=f"make a token of this host: bulkhead host join-token {was[0]}",
+            )
 
     def renew(self, key: FreshKey, answer: RenewAnswer) -> Identity:
         """Keep the next certificate with its key, in place of the last.
@@ -208,7 +234,18 @@ def already_enrolled(folder: Path) -> BulkheadError:
     return ConflictError(
         "agent.enrolled",
         f"{folder} holds an identity already",
-        hint="to enrol anew, drain the host, then: bulkhead agent leave",
+        hint="if its certificate ended or was taken back: bulkhead agent enrol --again; to belong to another "
+        "deployment, drain the host, then: bulkhead agent leave",
+    )
+
+
+def ended(when: str = "") -> BulkheadError:
+    """Say that this host's certificate is over, and the way on."""
+    return HostError(
+        "certificate.ended",
+        f"this host's certificate has ended{when}; the controller does not let it in, and its VMs run on",
+        hint="an operator makes a token (bulkhead host join-token NAME); then here: "
+        "bulkhead agent enrol --again, and restart the agent",
     )
 
 

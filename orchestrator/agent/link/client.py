@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import datetime as dt
 import ssl
 from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 import httpx2
 
-from orchestrator.agent.link.certificates import trusting
+from orchestrator.agent.link.certificates import ended, trusting
 from orchestrator.agent.link.pin import LinkUntrusted, pinned_authority
 from orchestrator.model.assignment import Assignment
 from orchestrator.model.doctor_message import DoctorReport
@@ -44,12 +47,21 @@ from orchestrator.model.protocol import (
     problem_of,
     unknown_key,
 )
+from orchestrator.model.wire import Message
 
+M = TypeVar("M", bound=Message)
 #: How long an answer may take beyond what it was asked to wait, in seconds.
 ANSWER_S = 20.0
 #: Below the listener's own (30 s), so that we never speak into a connection that it is closing.
 _KEEP_ALIVE_S = 20.0
 _TOO_BUSY = frozenset({408, 429})
+
+
+#: What to do about a refusal that names these.
+_WAYS_ON = {
+    "certificate.revoked": "an operator makes a token (bulkhead host join-token NAME); then here: "
+    "bulkhead agent enrol --again, and restart the agent"
+}
 
 
 class LinkRefused(HostError):
@@ -63,9 +75,24 @@ class LinkRefused(HostError):
     retryable = False
 
     def __init__(self, status: int, said: str, detail: str) -> None:
-        super().__init__("link.refused", f"the controller refused: {said or status}: {detail}".rstrip(": "))
+        super().__init__(
+            "link.refused",
+            f"the controller refused: {said or status}: {detail}".rstrip(": "),
+            hint=_WAYS_ON.get(said),
+        )
         self.status = status
         self.said = said
+
+
+@dataclass(frozen=True)
+class _Answered:
+    """A body, None for none (204), and the version that its sender speaks."""
+
+    body: bytes | None = field(repr=False)
+    peer: int
+
+    def read(self, kind: type[M]) -> M:
+        return parse_message(kind, self.body or b"", peer=self.peer)
 
 
 class Link:
@@ -74,18 +101,28 @@ class Link:
     Args:
         url: the agents' listener, `https://...`.
         tls: this host's side of TLS.
+        not_after: when the certificate that is shown ends; None is not known.
         answer_s: how long an answer may take beyond what it was asked to wait.
     """
 
-    def __init__(self, url: str, tls: ssl.SSLContext, *, answer_s: float = ANSWER_S) -> None:
+    def __init__(
+        self,
+        url: str,
+        tls: ssl.SSLContext,
+        *,
+        not_after: dt.datetime | None = None,
+        answer_s: float = ANSWER_S,
+    ) -> None:
         self.url = url.rstrip("/")
+        self._not_after = not_after
         self._answer_s = answer_s
         self.tls = tls
         self._client = _client(tls)
 
-    async def use(self, tls: ssl.SSLContext) -> None:
+    async def use(self, tls: ssl.SSLContext, not_after: dt.datetime | None = None) -> None:
         """Go on with another certificate; what is under way ends as it may."""
         old, self._client, self.tls = self._client, _client(tls), tls
+        self._not_after = not_after
         await old.aclose()
 
     async def close(self) -> None:
@@ -101,10 +138,10 @@ class Link:
             HostError: `link.*`.
         """
         asked = {"after_epoch": str(epoch), "after_revision": str(revision), "wait_s": f"{wait_s:g}"}
-        raw = await self._ask(
+        found = await self._ask(
             "GET", "/agent/v1/assignment", params=asked, limit=MAX_ANSWER_BYTES, wait_s=wait_s
         )
-        return None if raw is None else parse_assignment_answer(raw)
+        return None if found.body is None else parse_assignment_answer(found.body)
 
     async def report(self, report: Report) -> None:
         """Say what came of the assignment.
@@ -126,8 +163,8 @@ class Link:
             HostError: `link.*`.
         """
         body = Heartbeat(boot_id=boot_id).model_dump_json().encode()
-        raw = await self._ask("POST", "/agent/v1/heartbeat", body=body)
-        return bool(raw) and parse_message(HeartbeatAnswer, raw or b"").doctor
+        found = await self._ask("POST", "/agent/v1/heartbeat", body=body)
+        return bool(found.body) and found.read(HeartbeatAnswer).doctor
 
     async def doctor(self, report: DoctorReport) -> None:
         """Say what the doctor found.
@@ -147,10 +184,10 @@ class Link:
         """
         body = KeyRequest(volume=volume, generation=generation).model_dump_json().encode()
         try:
-            raw = await self._ask("POST", "/agent/v1/keys", body=body)
+            found = await self._ask("POST", "/agent/v1/keys", body=body)
         except LinkRefused as exc:
             raise unknown_key(volume, generation) from exc
-        return parse_message(KeyAnswer, raw or b"").passphrase.encode()
+        return found.read(KeyAnswer).passphrase.encode()
 
     async def streams(self, wait_s: float) -> tuple[StreamOrder, ...]:
         """Wait for streams that somebody wants of this host.
@@ -158,8 +195,9 @@ class Link:
         Raises:
             HostError: `link.*`.
         """
-        raw = await self._ask("GET", "/agent/v1/streams", params={"wait_s": f"{wait_s:g}"}, wait_s=wait_s)
-        return () if raw is None else parse_message(StreamsAnswer, raw).streams
+        asked = {"wait_s": f"{wait_s:g}"}
+        found = await self._ask("GET", "/agent/v1/streams", params=asked, wait_s=wait_s)
+        return () if found.body is None else found.read(StreamsAnswer).streams
 
     async def renew(self, csr_pem: str) -> RenewAnswer:
         """Ask for the next certificate.
@@ -168,7 +206,7 @@ class Link:
             HostError: `link.*`.
         """
         body = RenewRequest(csr_pem=csr_pem).model_dump_json().encode()
-        return parse_message(RenewAnswer, await self._ask("POST", "/agent/v1/certificate", body=body) or b"")
+        return (await self._ask("POST", "/agent/v1/certificate", body=body)).read(RenewAnswer)
 
     async def _ask(
         self,
@@ -179,15 +217,18 @@ class Link:
         body: bytes | None = None,
         limit: int = MAX_SMALL_BYTES,
         wait_s: float = 0.0,
-    ) -> bytes | None:
-        return await _exchange(
-            self._client,
-            self._client.build_request(
-                method, self.url + path, params=params, content=body, headers=_headers(body)
-            ),
-            limit,
-            wait_s + self._answer_s,
+    ) -> _Answered:
+        client = self._client
+        request = client.build_request(
+            method, self.url + path, params=params, content=body, headers=_headers(body)
         )
+        try:
+            return await _exchange(client, request, limit, wait_s + self._answer_s)
+        except HostError as exc:
+            # A listener that refuses a certificate hangs up, often before it is heard saying why.
+            if exc.code == "link.broken" and self._not_after and self._not_after <= dt.datetime.now(dt.UTC):
+                raise ended(f" at {self._not_after:%Y-%m-%d %H:%M:%SZ}") from exc
+            raise
 
 
 async def enrol(controller_url: str, token: str, csr_pem: str) -> tuple[EnrolAnswer, str]:
@@ -205,8 +246,8 @@ async def enrol(controller_url: str, token: str, csr_pem: str) -> tuple[EnrolAns
     async with _client(trusting(authority_pem)) as client:
         url = controller_url.rstrip("/") + "/v1/enrol"
         request = client.build_request("POST", url, content=body, headers=_headers(body))
-        raw = await _exchange(client, request, MAX_SMALL_BYTES, ANSWER_S)
-    return parse_message(EnrolAnswer, raw or b""), authority_pem
+        found = await _exchange(client, request, MAX_SMALL_BYTES, ANSWER_S)
+    return found.read(EnrolAnswer), authority_pem
 
 
 def _place(url: str) -> tuple[str, int]:
@@ -238,8 +279,8 @@ def _headers(body: bytes | None) -> dict[str, str]:
 
 async def _exchange(
     client: httpx2.AsyncClient, request: httpx2.Request, limit: int, deadline_s: float
-) -> bytes | None:
-    """Send one request and return the body of its answer; None for an empty one (204)."""
+) -> _Answered:
+    """Send one request and return its answer."""
     try:
         async with asyncio.timeout(deadline_s):
             response = await client.send(request, stream=True)
@@ -267,11 +308,11 @@ async def _body(response: httpx2.Response, limit: int) -> bytes:
     return bytes(body)
 
 
-def _meaning(response: httpx2.Response, body: bytes) -> bytes | None:
+def _meaning(response: httpx2.Response, body: bytes) -> _Answered:
     status = response.status_code
     if status in (200, 201, 204):
-        check_version(response.headers.get(PROTOCOL_HEADER))
-        return None if status == 204 else body
+        peer = check_version(response.headers.get(PROTOCOL_HEADER))
+        return _Answered(None if status == 204 else body, peer)
     said, detail = problem_of(body)
     if status == 426:
         check_version(response.headers.get(PROTOCOL_HEADER, "another"))
@@ -289,6 +330,9 @@ def _translated(exc: httpx2.HTTPError) -> BulkheadError:
                 f"whoever answers is not our controller: {cause.verify_message}",
                 hint="is agents_url its address, and is that name in the listener's certificate?",
             )
+        # TLS 1.3 tells it with the first answer only, as an alert; the text is OpenSSL's name of that.
+        if isinstance(cause, ssl.SSLError) and "ALERT_CERTIFICATE_EXPIRED" in (cause.reason or ""):
+            return ended()
         cause = cause.__cause__ or cause.__context__
     if isinstance(exc, httpx2.ConnectError | httpx2.ConnectTimeout):
         return HostError("link.unreachable", f"the controller cannot be reached: {exc}")

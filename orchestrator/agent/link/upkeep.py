@@ -10,7 +10,7 @@ import asyncio
 import datetime as dt
 from collections.abc import Callable
 
-from orchestrator.agent.link.certificates import Certificates, FreshKey
+from orchestrator.agent.link.certificates import Certificates, FreshKey, ended
 from orchestrator.agent.link.client import Link
 from orchestrator.model.errors import BulkheadError
 
@@ -39,11 +39,14 @@ async def renew_if_due(certificates: Certificates, link: Link, now: dt.datetime)
     """Renew the certificate if little of its life is left, and let the link show the new one.
 
     Raises:
-        HostError: `link.*`, `agent.identity_*`.
+        HostError: `link.*`, `agent.identity_*`; `certificate.ended`: it is too late for that.
     """
-    if not certificates.identity().renewal_due(now):
+    identity = certificates.identity()
+    if not identity.renewal_due(now):
         return False
+    if identity.not_after <= now:
+        raise ended(f" at {identity.not_after:%Y-%m-%d %H:%M:%SZ}")
     key = await asyncio.to_thread(FreshKey.make)
-    certificates.renew(key, await link.renew(key.csr_pem))
-    await link.use(certificates.tls())
+    renewed = certificates.renew(key, await link.renew(key.csr_pem))
+    await link.use(certificates.tls(), renewed.not_after)
     return True

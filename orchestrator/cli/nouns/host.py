@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -28,7 +28,7 @@ from orchestrator.cli.options import (
 from orchestrator.cli.output import Output, show_object
 from orchestrator.cli.running import confirm, finish, seconds_of, waiting
 from orchestrator.cli.session import session_of
-from orchestrator.cli.verbs import Kind, add_delete, add_list, add_show
+from orchestrator.cli.verbs import Kind, add_list, add_show
 from orchestrator.client import JsonObject, Thing, clock
 from orchestrator.client.errors import WaitTimeoutError
 from orchestrator.model.errors import InvalidInputError
@@ -99,12 +99,19 @@ def create(
 
 
 def _act(
-    context: typer.Context, verb: str, name: str, reason: str, dry_run: bool, output: str | None, done: str
+    context: typer.Context,
+    verb: str,
+    name: str,
+    reason: str,
+    dry_run: bool,
+    output: str | None,
+    done: str,
+    **more: Any,
 ) -> None:
     session = session_of(context)
     form = session.form(output, None, False)
     checks.reference("host", name)
-    body: JsonObject = {"reason": checks.reason(reason)}
+    body: JsonObject = {"reason": checks.reason(reason), **more}
     with session.client() as client:
         answer = client.hosts[name].act(verb, body, dry_run=dry_run)
     show_object(answer.body, COLUMNS, form)
@@ -185,16 +192,135 @@ def fence(
     context: typer.Context,
     name: NameArgument,
     reason: ReasonOption,
+    powered_off: Annotated[
+        bool, typer.Option("--powered-off", help="You saw to it that the machine is off.")
+    ] = False,
     yes: YesOption = False,
     dry_run: DryRunOption = False,
     output: OutputOption = None,
 ) -> None:
-    """Shut a host out for good: its certificates open nothing any more."""
+    """Shut a host out that is switched off: its certificates open nothing any more.
+
+    Switch the machine itself off first, at its management controller or its power strip: what still runs on
+    it answers for its tenants' addresses. Then its instances can be rebuilt: bulkhead host evacuate.
+    """
     # Before the question: nobody should type a name for what is refused anyway.
     checks.reference("host", name)
     checks.reason(reason)
+    if not powered_off:
+        raise InvalidInputError(
+            "host.power_unsure",
+            f"is {name} switched off? Only then may what ran on it run elsewhere",
+            field="--powered-off",
+            hint="switch it off at its management controller or power strip, then add --powered-off",
+        )
     confirm("host", name, yes or dry_run, "fence")
-    _act(context, "fence", name, reason, dry_run, output, "is shut out")
+    _act(context, "fence", name, reason, dry_run, output, "is shut out", powered_off=True)
+
+
+@app.command()
+def evacuate(
+    context: typer.Context,
+    name: NameArgument,
+    reason: ReasonOption,
+    yes: YesOption = False,
+    dry_run: DryRunOption = False,
+    no_wait: NoWaitOption = False,
+    timeout: TimeoutOption = "2h",
+    output: OutputOption = None,
+) -> None:
+    """Rebuild a fenced host's instances elsewhere from their images, and wait until they run.
+
+    Every volume that lived on the host is lost: the operation names them. Tenants read the reason on their
+    instances. The host's GPUs stay taken until it comes back and cleaned them, or is removed.
+    """
+    session = session_of(context)
+    form = session.form(output, None, False)
+    how = waiting(no_wait, timeout, dry_run)
+    checks.reference("host", name)
+    body: JsonObject = {"reason": checks.reason(reason)}
+    confirm("host", name, yes or dry_run, "evacuate")
+    with session.client() as client:
+        answer = client.hosts[name].act("evacuate", body, dry_run=dry_run)
+        result = (answer.body or {}).get("result") or {}
+        for volume in result.get("lost_volumes", ()):
+            kind = "its boot volume, made anew" if volume["boot"] else "a volume of its own"
+            say(f"lost: {volume['id']} {volume['name']} ({kind})")
+        finish(
+            client,
+            answer,
+            how,
+            operations=client.operations,
+            columns=COLUMNS,
+            form=form,
+            subject=client.hosts[name] if form.output in (Output.JSON, Output.YAML) else None,
+            done=f"host {name} is evacuated",
+        )
+
+
+@app.command()
+def remove(
+    context: typer.Context,
+    name: NameArgument,
+    reason: ReasonOption,
+    lost: Annotated[
+        bool, typer.Option("--lost", help="Give up the volumes on it, and what it may still run.")
+    ] = False,
+    yes: YesOption = False,
+    dry_run: DryRunOption = False,
+    output: OutputOption = None,
+) -> None:
+    """Take a host out for good that is drained or fenced and empty, or that never came in.
+
+    Its certificates open nothing any more, its GPUs are gone. The name can be given to another host.
+    """
+    checks.reference("host", name)
+    checks.reason(reason)
+    confirm("host", name, yes or dry_run, "remove")
+    _act(context, "remove", name, reason, dry_run, output, "is removed", lost=lost)
+
+
+@app.command()
+def revoke(
+    context: typer.Context,
+    name: NameArgument,
+    reason: ReasonOption,
+    yes: YesOption = False,
+    dry_run: DryRunOption = False,
+    output: OutputOption = None,
+) -> None:
+    """Take back a host's certificates: its agent is shut out at once, its instances run on.
+
+    Let it in again with a new one: bulkhead host join-token.
+    """
+    checks.reference("host", name)
+    checks.reason(reason)
+    confirm("host", name, yes or dry_run, "revoke")
+    _act(context, "revoke", name, reason, dry_run, output, "has no certificate any more")
+
+
+@app.command("join-token")
+def join_token(
+    context: typer.Context, name: NameArgument, dry_run: DryRunOption = False, output: OutputOption = None
+) -> None:
+    """Print a new join token of a host, this once; it works for a day, and earlier ones stop working.
+
+    \b
+    bulkhead host join-token gpu-07 > gpu-07.join
+    """
+    session = session_of(context)
+    form = session.form(output, None, False)
+    checks.reference("host", name)
+    with session.client() as client:
+        made = client.hosts[name].act("join-token", dry_run=dry_run).body or {}
+    if form.output in (Output.JSON, Output.YAML):
+        show_object(made, COLUMNS, form)
+    elif made.get("join_token"):
+        show_object(made["join_token"], COLUMNS, form)
+    if dry_run:
+        say("dry run: nothing was changed")
+    else:
+        say(f"next, on {name}: bulkhead agent enrol --again --controller URL --token-file FILE")
 
 
 @app.command("remove-stray")
@@ -292,4 +418,3 @@ def _examined(host: Thing, timeout_s: float) -> JsonObject:
 
 
 app.command("prepare")(prepare)
-add_delete(app, KIND, "Forget a host that holds nothing.")

@@ -250,7 +250,7 @@ def _join_token(client: Any, host: HostOutcome, disk_gib: int | None) -> str:
         raise ConflictError(
             exc.code,
             f"{host.host}: the controller has a host of this name, and this machine is not it",
-            hint=f"if it never came in: bulkhead host delete {host.host}, then the same again",
+            hint=f"if it never came in: bulkhead host remove {host.host} --reason WHY, then the same again",
         ) from exc
     token = made.get("join_token")
     if not isinstance(token, str):

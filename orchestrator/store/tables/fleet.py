@@ -14,9 +14,18 @@ class HostRow(SQLModel, table=True):
     """One GPU host."""
 
     __tablename__ = "host"
-    __table_args__ = (CheckConstraint("used_disk_gib >= 0 AND used_disk_gib <= disk_gib", name="host_disk"),)
+    __table_args__ = (
+        CheckConstraint("used_disk_gib >= 0 AND used_disk_gib <= disk_gib", name="host_disk"),
+        Index(
+            "host_name",
+            "name",
+            unique=True,
+            sqlite_where=text("state <> 'removed'"),
+            postgresql_where=text("state <> 'removed'"),
+        ),
+    )
     id: str = id_key()
-    name: str = Field(max_length=63, unique=True)
+    name: str = Field(max_length=63)
     state: str = Field(max_length=16)
     generation: int = big(1)
     revision: int = big(1)
@@ -39,6 +48,8 @@ class HostRow(SQLModel, table=True):
     doctor: dict[str, Any] | None = document(None, nullable=True)
     doctor_asked_ms: int | None = big(None, nullable=True)
     cordoned_by: str = Field(default="", max_length=16)
+    #: The operation that rebuilds its instances elsewhere, while one does.
+    evacuation_id: str | None = Field(default=None, max_length=44)
 
 
 class HostDoctorRow(SQLModel, table=True):
@@ -110,6 +121,26 @@ class GpuRow(SQLModel, table=True):
     evidence: dict[str, Any] | None = document(None, nullable=True)
     reason: str = Field(default="", max_length=512)
     generation: int = big(1)
+    created_ms: int = big()
+
+
+class StaleInstanceRow(SQLModel, table=True):
+    """What a host may still run of an instance that lives elsewhere by now, and holds until that is gone."""
+
+    __tablename__ = "stale_instance"
+    __table_args__ = (UniqueConstraint("host_id", "instance_id", name="stale_once"),)
+    id: str = id_key()
+    host_id: str = refers("host.id", index=False)
+    instance_id: str = refers("instance.id")
+    tenant_id: str = refers("tenant.id")
+    #: The last one that the host can have heard of.
+    generation: int = big()
+    placement: dict[str, Any] = document()
+    page_size_kib: int
+    #: Its boot volume of then, which goes with it.
+    volume_id: str | None = refers("volume.id", index=False, nullable=True)
+    volume_generation: int = big(0)
+    disk_gib: int = 0
     created_ms: int = big()
 
 

@@ -39,6 +39,8 @@ class InstanceRow(SQLModel, table=True):
     error: dict[str, Any] | None = document(None, nullable=True)
     evidence: dict[str, Any] | None = document(None, nullable=True)
     failures: int = 0
+    #: When, why and with what loss it was last built anew on another host.
+    rebuilt: dict[str, Any] | None = document(None, nullable=True)
     operation_id: str | None = Field(default=None, max_length=44)
     created_ms: int = big()
     updated_ms: int = big()

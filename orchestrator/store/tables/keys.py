@@ -42,6 +42,8 @@ class HostCertificateRow(SQLModel, table=True):
     not_after_ms: int = big()
     issued_ms: int = big()
     revoked_ms: int | None = big(None, nullable=True)
+    #: What was said of its end: nothing, `ending` or `ended`.
+    told: str = Field(default="", max_length=8)
 
 
 class JoinTokenRow(SQLModel, table=True):

@@ -22,6 +22,7 @@ class OperationRow(SQLModel, table=True):
     state: str = Field(max_length=16)
     steps: list[Any] = document()
     error: dict[str, Any] | None = document(None, nullable=True)
+    result: dict[str, Any] | None = document(None, nullable=True)
     principal_id: str = Field(max_length=44)
     request_id: str = Field(default="", max_length=64)
     created_ms: int = big()

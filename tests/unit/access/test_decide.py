@@ -46,8 +46,9 @@ MAY = {
     """,
     "o": """
         create_tenant update_tenant delete_tenant set_quota create_instance_type
-        delete_instance_type create_image delete_image create_host delete_host cordon_host
-        uncordon_host examine_host drain_host fence_host remove_stray
+        delete_instance_type create_image delete_image create_host remove_host cordon_host
+        revoke_host create_join_token
+        uncordon_host examine_host drain_host fence_host evacuate_host remove_stray
         resume_deployment quarantine_gpu release_gpu
         create_operator delete_operator create_operator_token delete_operator_token
     """,

@@ -75,6 +75,7 @@ _GOOD: Tree = {
     "observe_only": False,
     "instances": [_instance("acme", 0, 101), _instance("globex", 1, 102)],
     "absent": [{"kind": "volume", "id": "vol_old", "generation": 3}],
+    "closed": [{"id": "vm_moved", "generation": 2}],
 }
 
 
@@ -376,6 +377,20 @@ put(
     "absent.in_use",
     name="device in use and away",
     at="absent[1].id",
+)
+put(
+    "closed/1",
+    {"id": "vm_moved", "generation": 3},
+    "closed.named_twice",
+    name="cut off twice",
+    at="closed[1].id",
+)
+put(
+    "closed/1",
+    {"id": "vm_acme", "generation": 1},
+    "closed.still_ordered",
+    name="instance here and cut off",
+    at="closed[1].id",
 )
 
 # Against the host.

@@ -168,9 +168,9 @@ def test_a_fenced_hosts_certificate_dials_nothing(ground: Ground) -> None:
 def test_another_version_of_the_protocol_is_refused_a_stream(ground: Ground) -> None:
     host = Host(ground, "node2")
     with Asker(ground, host, "str_mine"):
-        assert refused(ground, host.tls, "str_mine", version="2") == (426, "protocol.version")
+        assert refused(ground, host.tls, "str_mine", version="3") == (426, "protocol.version")
         dial(ground, host.tls, "str_mine")
-    answer = ground.get(host.tls, "/agent/v1/streams?wait_s=0", headers={**HEADERS, "Bulkhead-Protocol": "2"})
+    answer = ground.get(host.tls, "/agent/v1/streams?wait_s=0", headers={**HEADERS, "Bulkhead-Protocol": "3"})
     assert answer.status_code == 426
 
 

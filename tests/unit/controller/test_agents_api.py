@@ -321,7 +321,7 @@ def test_a_certificate_that_no_row_knows_counts_for_nothing(ground):
 
 def test_another_version_of_the_protocol_is_refused(ground):
     tls = ground.client(ground.join_token("node2"))
-    for version in ("2", ""):
+    for version in ("3", ""):
         answer = ground.get(
             tls,
             "/agent/v1/heartbeat",
@@ -330,6 +330,24 @@ def test_another_version_of_the_protocol_is_refused(ground):
             headers={"Bulkhead-Protocol": version},
         )
         assert (answer.status_code, answer.json()["code"]) == (426, "protocol.version")
+
+
+def test_an_agent_of_the_next_version_is_heard(ground):
+    """What it adds is left aside; it is told our version, and writes to us as we read it."""
+    tls = ground.client(ground.join_token("node2"))
+    body = {"boot_id": "x", "of_next_version": 1}
+    for version, status in (("2", 204), ("1", 422)):
+        headers = {"Bulkhead-Protocol": version}
+        answer = ground.get(tls, "/agent/v1/heartbeat", method="POST", json=body, headers=headers)
+        assert (answer.status_code, answer.headers["Bulkhead-Protocol"]) == (status, "1")
+    path = Path(__file__).parents[1] / "link/recorded/report-next.json"
+    for version, code in (("2", "report.foreign"), ("1", "protocol.bad_message")):
+        headers = {"Bulkhead-Protocol": version}
+        answer = ground.get(
+            tls, "/agent/v1/report", method="POST", content=path.read_bytes(), headers=headers
+        )
+        # It is read; only what it speaks of is another deployment.
+        assert answer.json()["code"] == code
 
 
 def test_a_host_gets_no_key_of_what_is_not_assigned_to_it(ground):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import func, select, update
 
-from orchestrator.controller import hosts, instance_create, quotas, reports
+from orchestrator.controller import host_removal, hosts, instance_create, quotas, reports
 from orchestrator.controller.checks import violations
 from orchestrator.controller.instance_create import NewInstance
 from orchestrator.controller.keyring import Keyring
@@ -311,8 +311,10 @@ def test_a_host_with_a_parked_volume_is_not_forgotten(platform):
     stopped(platform, volumes=("data",))
     platform.ask(platform.acme, "remove", "train")
     platform.settle()
+    with platform.store.unit_of_work(CONTROLLER) as tx:
+        tx.note(update(table_of(HostRow)).values(state="drained"))
     with platform.store.unit_of_work(CONTROLLER) as tx, pytest.raises(ConflictError, match="1 volumes"):
-        hosts.remove(tx, "node1")
+        host_removal.remove(tx, "node1", "sold")
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import select, update
 
 from orchestrator.access.tokens import ParsedToken, token_hash
-from orchestrator.controller import checks, consoles, hosts, streams, tenants
+from orchestrator.controller import checks, consoles, host_removal, hosts, streams, tenants
 from orchestrator.controller.consoles import NewTicket
 from orchestrator.controller.switchboard import Wanted
 from orchestrator.model.actor import CONTROLLER, Actor
@@ -202,7 +202,7 @@ def test_a_deleted_tenant_and_a_forgotten_host_leave_no_row(running: Platform) -
     running.settle()
     with running.store.unit_of_work(CONTROLLER) as tx:
         streams.order(tx, _of(running, running.globex), "", 60)
-        hosts.forget(tx, running.host())
+        host_removal.forget(tx, running.host())
         tx.record("test.change", ("test", "x"), tenant=None)
     assert rows(running, StreamOrderRow) == []
 

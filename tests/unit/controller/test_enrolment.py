@@ -18,16 +18,17 @@ from api.agents import Heartbeats, agents_app
 from orchestrator.agent.link.certificates import Certificates, FreshKey
 from orchestrator.agent.link.client import Link
 from orchestrator.agent.link.upkeep import renew_if_due
-from orchestrator.controller import enrolment, hosts
+from orchestrator.controller import counts, enrolment, expiry, host_removal, hosts
 from orchestrator.controller.authority import HOST_DAYS, Authority
 from orchestrator.controller.control import join
 from orchestrator.controller.enrolment import Enrolled
 from orchestrator.model.actor import CONTROLLER
-from orchestrator.model.errors import BulkheadError, HostError, UnauthenticatedError
+from orchestrator.model.errors import BulkheadError, ConflictError, HostError, UnauthenticatedError
 from orchestrator.model.join_token import JoinSecret, make_join_token
 from orchestrator.model.protocol import EnrolAnswer, Heartbeat
 from orchestrator.model.states import HostState
 from orchestrator.store.store import wall_ms
+from orchestrator.store.tables.audit import AuditRecordRow
 from orchestrator.store.tables.keys import HostCertificateRow
 from orchestrator.store.unit_of_work import table_of
 from tests.unit.controller.platform import Platform
@@ -199,6 +200,19 @@ def test_a_certificate_is_renewed_in_time_and_the_old_one_ends(gate: Gate):
         eventually(lambda: dt.datetime.now(dt.UTC) > ends + dt.timedelta(seconds=1))
     with pytest.raises(httpx2.HTTPError):
         gate.status(old)
+
+    # The agent's own words for it: one line, and the way on.
+    async def late() -> None:
+        link = Link(gate.listener.url, old, not_after=ends)
+        try:
+            await link.heartbeat("boot-1")
+        finally:
+            await link.close()
+
+    with pytest.raises(HostError) as ended:
+        asyncio.run(late())
+    assert ended.value.code == "certificate.ended"
+    assert "bulkhead agent enrol --again" in ended.value.hint
     assert gate.status(certificates.tls()) == IN
     assert certificates.identity().not_after > ends + dt.timedelta(days=HOST_DAYS - 1)
     assert asyncio.run(renew()) is False
@@ -212,7 +226,7 @@ def test_a_host_that_is_out_gets_in_and_renews_no_more(gate: Gate, how: str):
     assert gate.status(certificates.tls()) == IN
     with gate.store.unit_of_work(CONTROLLER) as tx:
         if how == "remove":
-            hosts.remove(tx, "node2")
+            host_removal.remove(tx, "node2", "sold")
         else:
             tx.note(ready("node2"))
             hosts.change_state(tx, "node2", "cordon", "stolen")
@@ -260,6 +274,131 @@ def test_a_fenced_host_comes_back_by_a_new_token_alone(gate: Gate):
     assert state(gate, "node2") is HostState.ENROLLING
     assert gate.status(second.tls()) == IN
     assert gate.status(first.tls()) == OUT
+
+
+def test_what_is_too_late_is_not_even_asked_for(gate: Gate):
+    gate.store.clock = lambda: wall_ms() - (HOST_DAYS + 1) * DAY_MS
+    certificates = gate.host("node2")
+
+    async def renew() -> None:
+        await renew_if_due(certificates, None, dt.datetime.now(dt.UTC))
+
+    with pytest.raises(HostError) as ended:
+        asyncio.run(renew())
+    assert ended.value.code == "certificate.ended"
+
+
+def test_revoking_shuts_a_host_out_at_once_and_a_token_lets_it_in_again(gate: Gate):
+    first, unused = gate.host("node2"), gate.token("node2")
+    with gate.store.unit_of_work(CONTROLLER) as tx:
+        hosts.revoke(tx, "node2", "its key leaked")
+    assert gate.status(first.tls()) == OUT
+    assert state(gate, "node2") is HostState.ENROLLING
+    with pytest.raises(UnauthenticatedError):
+        gate.enrol(unused, FreshKey.make())
+    with pytest.raises(ConflictError) as nothing, gate.store.unit_of_work(CONTROLLER) as tx:
+        hosts.revoke(tx, "node2", "again")
+    assert nothing.value.code == "host.no_certificate"
+
+    key = FreshKey.make()
+    made = gate.enrol(gate.token("node2"), key)
+    answer = EnrolAnswer(
+        certificate_pem=made.certificate_pem,
+        ca_pem=gate.authority.certificate_pem,
+        host=made.host_id,
+        deployment=made.deployment,
+        agents_url=gate.listener.url,
+    )
+    first.enrol(key, answer, gate.authority.certificate_pem, again=True)
+    assert gate.status(first.tls()) == IN
+
+
+@pytest.mark.parametrize("how", ["revoke", "remove", "fence"])
+def test_a_poll_that_waits_is_answered_no_more(gate: Gate, how: str):
+    tls = gate.host("node2").tls()
+    got: list[tuple[int, str]] = []
+
+    def poll() -> None:
+        path = "/agent/v1/assignment?after_epoch=9&after_revision=9&wait_s=50"
+        headers = {"Bulkhead-Protocol": "1"}
+        with httpx2.Client(verify=tls, base_url=gate.listener.url, headers=headers, timeout=60) as client:
+            answer = client.get(path)
+        got.append((answer.status_code, answer.json()["code"] if answer.content else ""))
+
+    waiting = threading.Thread(target=poll, daemon=True)
+    waiting.start()
+    # The poll notes that the host is ahead of this database before it waits.
+    eventually(lambda: _host(gate).error is not None)
+    began = time.monotonic()
+    with gate.store.unit_of_work(CONTROLLER) as tx:
+        if how == "revoke":
+            hosts.revoke(tx, "node2", "x")
+        elif how == "remove":
+            host_removal.remove(tx, "node2", "x")
+        else:
+            tx.note(ready("node2"))
+            hosts.change_state(tx, "node2", "cordon", "x")
+            hosts.change_state(tx, "node2", "fence", "x")
+    waiting.join(40)
+    assert got == [OUT]
+    assert time.monotonic() - began < 40
+
+
+def _host(gate: Gate):
+    with gate.store.reading() as tx:
+        return hosts.get(tx, "node2")
+
+
+def told(gate: Gate) -> list[str]:
+    records = table_of(AuditRecordRow)
+    with gate.store.reading() as tx:
+        wanted = select(records.c.kind).where(records.c.kind.like("host.certificate_%"))
+        return [row.kind for row in tx.all(wanted.order_by(records.c.seq))]
+
+
+def watch(gate: Gate, day: float) -> dict[str, int]:
+    """The controller looks on some day after now; what the metrics say then."""
+    gate.store.clock = lambda: wall_ms() + int(day * DAY_MS)
+    with gate.store.unit_of_work(CONTROLLER) as tx:
+        expiry.turn(tx)
+    with gate.store.reading() as tx:
+        return expiry.standing(tx, gate.store.clock())
+
+
+def test_the_end_of_a_certificate_is_said_in_time_and_once(gate: Gate):
+    gate.host("node2")
+    assert watch(gate, HOST_DAYS * 5 / 6 - 0.1) == {"good": 1, "ending": 0, "ended": 0}
+    assert told(gate) == []
+    for day in (HOST_DAYS * 5 / 6 + 0.1, HOST_DAYS - 0.1):
+        assert watch(gate, day) == {"good": 0, "ending": 1, "ended": 0}
+        assert told(gate) == ["host.certificate_ending"]
+    assert _host(gate).error is None
+    for day in (HOST_DAYS + 0.1, HOST_DAYS + 9):
+        assert watch(gate, day) == {"good": 0, "ending": 0, "ended": 1}
+        assert told(gate) == ["host.certificate_ending", "host.certificate_ended"]
+    error = _host(gate).error
+    assert error["code"] == "certificate.ended"
+    assert "bulkhead host join-token node2" in error["hint"]
+
+    # The next certificate counts instead of it; the first report takes the error away.
+    gate.host("node2", "second")
+    assert watch(gate, HOST_DAYS + 10) == {"good": 1, "ending": 0, "ended": 0}
+    with gate.store.reading() as tx:
+        ends = expiry.of_host(tx, _host(gate).id)
+        assert counts.by_state(tx)["host_certificate", "good"] == 1
+    assert ends > wall_ms() + HOST_DAYS * DAY_MS
+
+
+def test_what_was_renewed_or_shut_out_is_not_told(gate: Gate):
+    certificates = gate.host("node2")
+    gate.store.clock = lambda: wall_ms() + 21 * DAY_MS
+    with gate.store.unit_of_work(CONTROLLER) as tx:
+        enrolment.renew(tx, gate.authority, certificates.identity().host, FreshKey.make().csr_pem)
+    assert watch(gate, HOST_DAYS + 1) == {"good": 1, "ending": 0, "ended": 0}
+    with gate.store.unit_of_work(CONTROLLER) as tx:
+        host_removal.remove(tx, "node2", "sold")
+    assert watch(gate, HOST_DAYS * 3) == {"good": 0, "ending": 0, "ended": 0}
+    assert told(gate) == []
 
 
 def ready(name: str):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -10,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from orchestrator.isolation import judge_compute, judge_process, judge_things
-from orchestrator.isolation.judge_things import judge_flows
+from orchestrator.isolation.judge_things import judge_closed, judge_flows
 from orchestrator.isolation.verdicts import Status
+from orchestrator.model.observed import ObservedPort
 from tests.unit.evidence.goodhost import (
     GPU,
     GROUP,
@@ -75,7 +77,7 @@ FLIPS: dict[str, Flip] = {
 }
 
 #: Judged once for the whole switch, from its drift; `tests/unit/agent` turns it in the agent's report.
-OF_THE_SWITCH = {"switch.flows"}
+OF_THE_SWITCH = {"switch.flows", "port.cut_off"}
 
 #: Hugepages are counted by node, so that one on a wrong node turns two checks; small pages turn one.
 SMALL_PAGES = {"memory.node"}
@@ -195,6 +197,18 @@ def test_every_verdict_has_a_fact_that_turns_it(tmp_path):
 def test_a_flow_too_many_turns_the_switch_verdict(differences, status):
     found = judge_flows("br-bulkhead", 3, differences)
     assert (found.id, found.status) == ("switch.flows", status)
+
+
+def test_a_port_that_is_open_here_and_lives_elsewhere_turns_the_hosts_verdict():
+    shut = ObservedPort("prt_a", "vm_a", "dep_a", "vnet0", 1, "trunk", None, (4095,), False)
+    others = dataclasses.replace(shut, port="prt_b", instance="vm_b", vlan=7, open=True)
+    for port, status in (
+        (shut, Status.PASS),
+        (dataclasses.replace(shut, open=True), Status.FAIL),
+        (dataclasses.replace(shut, vlan=7), Status.FAIL),
+    ):
+        (found,) = judge_closed(["vm_a"], [port, others])
+        assert (found.id, found.subject, found.status) == ("port.cut_off", "vm_a", status)
 
 
 def test_the_document_lists_exactly_the_verdicts():

@@ -157,3 +157,25 @@ def test_damage_is_told_without_showing_the_file(authority: Authority, tmp_path:
     assert refused.value.code == "agent.identity_damaged"
     assert "hunter2" not in refused.value.explain()
     assert refused.value.__cause__ is None
+
+
+def test_a_host_comes_in_again_as_itself_alone(authority: Authority, tmp_path: Path) -> None:
+    made = enrolled(authority, tmp_path / "link", days=1)
+    key = FreshKey.make()
+    found = made.enrol(key, answer(authority, key), authority.certificate_pem, again=True)
+    assert found.not_after == NOW + dt.timedelta(days=30)
+
+    before = files(tmp_path / "link")
+    for other in ({"host": "hst_two"}, {"deployment": "dep_b"}):
+        with pytest.raises(BulkheadError) as refused:
+            made.enrol(
+                key, answer(authority, key).model_copy(update=other), authority.certificate_pem, again=True
+            )
+        assert (refused.value.code, HOST in refused.value.message) == ("agent.another_host", True)
+        assert files(tmp_path / "link") == before
+    (tmp_path / "link" / "identity.pem").write_text("damaged")
+    assert made.enrol(key, answer(authority, key), authority.certificate_pem, again=True).host == HOST
+    (tmp_path / "link" / "enrolment.json").write_text("damaged")
+    with pytest.raises(BulkheadError) as lost:
+        made.enrol(key, answer(authority, key), authority.certificate_pem, again=True)
+    assert lost.value.code == "agent.identity_damaged"

@@ -188,9 +188,9 @@ def test_key_that_does_not_come_is_an_error_in_time(link: Link) -> None:
 @pytest.mark.parametrize(
     "hook",
     [
-        lambda _request: said(b"", 204, version="2"),
+        lambda _request: said(b"", 204, version="3"),
         lambda _request: Response(status_code=204),
-        lambda _request: said(b'{"code": "protocol.version"}', 426, version="2"),
+        lambda _request: said(b'{"code": "protocol.version"}', 426, version="3"),
     ],
     ids=["newer", "mute", "refused"],
 )

@@ -340,7 +340,7 @@ def test_report_that_was_refused_is_said_again_at_the_next_look(
 def test_controller_of_another_version_is_waited_for(
     controller: Controller, fleet: Fleet, life: Life
 ) -> None:
-    controller.answer_instead = lambda _request: said(b"", 426, version="2")
+    controller.answer_instead = lambda _request: said(b"", 426, version="3")
     controller.assign(fleet.two_tenants())
     with life:
         eventually(lambda: any("protocol.version" in line for line in life.said))

@@ -74,10 +74,19 @@ def upgrade() -> None:
         sa.Column("doctor", JSON_TYPE, nullable=True),
         sa.Column("doctor_asked_ms", sa.BigInteger(), nullable=True),
         sa.Column("cordoned_by", sa.String(length=16), nullable=False),
+        sa.Column("evacuation_id", sa.String(length=44), nullable=True),
         sa.CheckConstraint("used_disk_gib >= 0 AND used_disk_gib <= disk_gib", name="host_disk"),
         sa.PrimaryKeyConstraint("id"),
-        sa.UniqueConstraint("name"),
     )
+    op.create_index(
+        "host_name",
+        "host",
+        ["name"],
+        unique=True,
+        sqlite_where=sa.text("state <> 'removed'"),
+        postgresql_where=sa.text("state <> 'removed'"),
+    )
+
     op.create_table(
         "idempotency_key",
         sa.Column("tenant_id", sa.String(length=44), nullable=False),
@@ -150,6 +159,7 @@ def upgrade() -> None:
         sa.Column("not_after_ms", sa.BigInteger(), nullable=False),
         sa.Column("issued_ms", sa.BigInteger(), nullable=False),
         sa.Column("revoked_ms", sa.BigInteger(), nullable=True),
+        sa.Column("told", sa.String(length=8), nullable=False),
         sa.ForeignKeyConstraint(
             ["host_id"],
             ["host.id"],
@@ -256,6 +266,7 @@ def upgrade() -> None:
         sa.Column("state", sa.String(length=16), nullable=False),
         sa.Column("steps", JSON_TYPE, nullable=False),
         sa.Column("error", JSON_TYPE, nullable=True),
+        sa.Column("result", JSON_TYPE, nullable=True),
         sa.Column("principal_id", sa.String(length=44), nullable=False),
         sa.Column("request_id", sa.String(length=64), nullable=False),
         sa.Column("created_ms", sa.BigInteger(), nullable=False),
@@ -388,6 +399,7 @@ def upgrade() -> None:
         sa.Column("error", JSON_TYPE, nullable=True),
         sa.Column("evidence", JSON_TYPE, nullable=True),
         sa.Column("failures", sa.Integer(), nullable=False),
+        sa.Column("rebuilt", JSON_TYPE, nullable=True),
         sa.Column("operation_id", sa.String(length=44), nullable=True),
         sa.Column("created_ms", sa.BigInteger(), nullable=False),
         sa.Column("updated_ms", sa.BigInteger(), nullable=False),
@@ -707,6 +719,41 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("instance_id"),
     )
     op.create_index("ix_user_data_tenant_id", "user_data", ["tenant_id"], unique=False)
+
+    op.create_table(
+        "stale_instance",
+        sa.Column("id", sa.String(length=44), nullable=False),
+        sa.Column("host_id", sa.String(length=44), nullable=False),
+        sa.Column("instance_id", sa.String(length=44), nullable=False),
+        sa.Column("tenant_id", sa.String(length=44), nullable=False),
+        sa.Column("generation", sa.BigInteger(), nullable=False),
+        sa.Column("placement", JSON_TYPE, nullable=False),
+        sa.Column("page_size_kib", sa.Integer(), nullable=False),
+        sa.Column("volume_id", sa.String(length=44), nullable=True),
+        sa.Column("volume_generation", sa.BigInteger(), nullable=False),
+        sa.Column("disk_gib", sa.Integer(), nullable=False),
+        sa.Column("created_ms", sa.BigInteger(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["host_id"],
+            ["host.id"],
+        ),
+        sa.ForeignKeyConstraint(
+            ["instance_id"],
+            ["instance.id"],
+        ),
+        sa.ForeignKeyConstraint(
+            ["tenant_id"],
+            ["tenant.id"],
+        ),
+        sa.ForeignKeyConstraint(
+            ["volume_id"],
+            ["volume.id"],
+        ),
+        sa.PrimaryKeyConstraint("id"),
+        sa.UniqueConstraint("host_id", "instance_id", name="stale_once"),
+    )
+    op.create_index("ix_stale_instance_instance_id", "stale_instance", ["instance_id"], unique=False)
+    op.create_index("ix_stale_instance_tenant_id", "stale_instance", ["tenant_id"], unique=False)
 
     _protect_the_log()
     _tell_the_others()
