@@ -4,16 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sqlalchemy import update
-
 from orchestrator.agent.host import AgentSettings
 from orchestrator.agent.sim import everyday_world
-from orchestrator.controller import evacuate, hosts
+from orchestrator.controller import enrolment, evacuate, hosts
 from orchestrator.controller.checks import violations
 from orchestrator.model.actor import CONTROLLER
-from orchestrator.model.states import HostState
-from orchestrator.store.tables.fleet import HostRow
-from orchestrator.store.unit_of_work import table_of
 from tests.unit.controller.platform import DIGEST, Platform
 
 
@@ -65,11 +60,8 @@ def come_back(machine: Platform) -> None:
     """Its agent is let in again by a new join token, which is all that enrolling does to its row."""
 
     with machine.store.unit_of_work(CONTROLLER) as tx:
-        tx.note(
-            update(table_of(HostRow))
-            .where(table_of(HostRow).c.id == machine.host_id)
-            .values(state=HostState.ENROLLING, reason="")
-        )
+        enrolment.begin_anew(tx, machine.host_id)
+        tx.record("host.enrol", ("host", machine.host_id), tenant=None)
     machine.said = None
     machine.report()
 

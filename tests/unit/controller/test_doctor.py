@@ -7,10 +7,10 @@ import json
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from orchestrator.agent.sim.doctor import SOUND
-from orchestrator.controller import doctor, drain, enrolment, hosts, reports
+from orchestrator.controller import doctor, drain, enrolment, host_removal, hosts, reports
 from orchestrator.model.actor import CONTROLLER, Actor
 from orchestrator.model.doctor import Finding, Severity, accepting
 from orchestrator.model.doctor_message import DoctorReport
@@ -288,7 +288,8 @@ def test_a_fenced_host_that_comes_in_anew_brings_nothing_of_what_was_said_before
 def test_a_host_that_is_forgotten_takes_its_findings_with_it(platform: Platform):
     says(platform, found("K7", PASS))
     with platform.store.unit_of_work(CONTROLLER) as tx:
-        hosts.remove(tx, platform.host_id)
+        tx.note(update(table_of(HostRow)).values(state=HostState.DRAINED))
+        host_removal.remove(tx, platform.host_id, "sold")
     with platform.store.reading() as tx:
         assert tx.all(select(table_of(HostDoctorRow))) == []
     with pytest.raises(NotFoundError):

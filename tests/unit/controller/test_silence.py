@@ -161,7 +161,7 @@ def test_being_heard_is_written_once_a_minute_at_most_and_without_a_record(platf
 
 
 @pytest.mark.parametrize(
-    "state", [each for each in HostState if each not in (HostState.READY, HostState.UNREACHABLE)]
+    "state", sorted(set(HostState) - {HostState.READY, HostState.UNREACHABLE, HostState.REMOVED})
 )
 def test_what_an_operator_set_stays(platform, controller, state):
     with platform.store.unit_of_work(CONTROLLER) as tx:
