@@ -32,13 +32,13 @@ class FenceIn(In):
 
 
 class DrainIn(In):
-    """How a host is drained: `stop` stops what runs, `wait` waits until tenants do.
+    """How a host is drained: `each` as each instance says (`on_drain`), `stop` stops all, `wait` stops none.
 
     After `deadline_s` seconds the operation fails with what still runs, and the host stays draining.
     """
 
     reason: Reason
-    policy: Annotated[str, StringConstraints(pattern=r"^(stop|wait)$")] = "stop"
+    policy: Annotated[str, StringConstraints(pattern=r"^(each|stop|wait)$")] = "each"
     deadline_s: Whole = Field(default=3600, ge=1, le=30 * 86_400)
 
 

@@ -138,6 +138,14 @@ class InstanceIn(In):
     )
     user_data: Annotated[Text, Field(max_length=MAX_USER_DATA)] = DEFAULT
     on_no_capacity: Literal["wait", "fail"] = "wait"
+    on_drain: Annotated[
+        Literal["stop", "move", "refuse"],
+        Field(
+            description="When its host is drained: stop it; build it anew elsewhere from its image, without "
+            "what is on its boot volume (with data on volumes of its own it is stopped instead); or let "
+            "nobody but its tenant stop it."
+        ),
+    ] = "stop"
 
     def wanted(self, user_data: SealedUserData | None) -> NewInstance:
         """As the controller takes it, with its user data sealed."""
@@ -149,6 +157,7 @@ class InstanceIn(In):
             volumes=tuple(self.volumes),
             user_data=user_data,
             on_no_capacity=self.on_no_capacity,
+            on_drain=self.on_drain,
         )
 
 
@@ -222,6 +231,7 @@ class InstanceOut(Out):
     placement: dict[str, Any] | None
     error: ErrorOut | None
     rebuilt: RebuiltOut | None
+    on_drain: str
     failures: int
     operation_id: str | None
     created_at: str
@@ -260,6 +270,7 @@ class InstanceOut(Out):
             placement=dict(instance.placement) if inside and instance.placement is not None else None,
             error=ErrorOut.of(instance.error),
             rebuilt=RebuiltOut.of(instance.rebuilt),
+            on_drain=instance.on_drain,
             failures=instance.failures,
             operation_id=instance.operation_id,
             created_at=at(instance.created_ms),

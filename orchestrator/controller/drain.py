@@ -1,8 +1,9 @@
-"""Draining a host: nothing new comes, what runs is stopped or waited for, and the host says when it is empty.
+"""Draining a host: nothing new comes, what runs is stopped, moved or waited for, until nothing runs.
 
-An operator begins it with a policy and a deadline; the loop takes it on from there, level-triggered, so that
-any controller may do any turn. Stopped instances keep their claims and their place on the host: moving them
-is not part of this. Uncordon or cordon ends a drain (`hosts`). Called by the public API and the loops.
+An operator begins it with a policy and a deadline, each instance says what becomes of it (`on_drain`); the
+loop takes it on from there, level-triggered, so that any controller may do any turn. Stopped instances keep
+their claims and their place on the host. What moves is stopped, built anew elsewhere from its image, and its
+former self is ordered away. Uncordon or cordon ends a drain (`hosts`). The public API and the loops call it.
 """
 
 from __future__ import annotations
@@ -12,14 +13,14 @@ from typing import Any
 
 from sqlalchemy import select, update
 
-from orchestrator.controller import deployment, hosts, operations
+from orchestrator.controller import deployment, evacuate, hosts, operations, stale
 from orchestrator.controller.caller import Caller
 from orchestrator.controller.instances import replaced, want
 from orchestrator.model.errors import ConflictError, HostError
 from orchestrator.model.fleet import FleetHost
 from orchestrator.model.instance import InstanceRecord
 from orchestrator.model.operation import Operation
-from orchestrator.model.states import Desired, HostState, InstanceState, may_become
+from orchestrator.model.states import Desired, HostState, InstanceState, OperationState, may_become
 from orchestrator.store.ids import new_id
 from orchestrator.store.nouns import INSTANCES
 from orchestrator.store.rows import PLATFORM
@@ -30,7 +31,7 @@ from orchestrator.store.unit_of_work import Reader, UnitOfWork, table_of
 _HOSTS, _INSTANCES = table_of(HostRow), table_of(InstanceRow)
 #: The bell's topic of the loop.
 TOPIC = "drain"
-POLICIES = ("stop", "wait")
+POLICIES = ("each", "stop", "wait")
 
 
 def begin(
@@ -46,7 +47,7 @@ def begin(
     """Begin to drain a host.
 
     Args:
-        policy: `stop` stops what runs; `wait` waits until its tenants do.
+        policy: `each` does as each instance says; `stop` stops all that runs; `wait` waits until tenants do.
         deadline_s: after so many seconds the operation fails with what still runs; the host stays draining.
 
     Raises:
@@ -103,27 +104,56 @@ def turn(tx: UnitOfWork, host_id: str) -> None:
         return
     operation = operations.platform(tx, host.drain["operation_id"])
     here = INSTANCES.where(tx, PLATFORM, _INSTANCES.c.host_id == host.id)
+    due = {each.id: _due(tx, host.drain["policy"], each) for each in here}
+    for each in here:
+        if due[each.id] == "move" and each.state is InstanceState.STOPPED:
+            evacuate.move(tx, host, each, host.reason)
+    here = [each for each in here if not (due[each.id] == "move" and each.state is InstanceState.STOPPED)]
     left = [each for each in here if each.state is not InstanceState.STOPPED and not each.gone]
-    if not left:
+    # What moved may still be there until its host says that it is gone.
+    leaving = stale.of_host(tx, host.id)
+    if not left and not leaving:
         _drained(tx, host)
         return
-    operations.progress(tx, operation.id, len(here) - len(left), len(here))
+    total = len(here) + len(leaving)
+    operations.progress(tx, operation.id, total - len(left) - len(leaving), total)
     if tx.now_ms >= host.drain["deadline_ms"]:
         if not host.drain["overdue"]:
-            _overdue(tx, host, left)
-    elif host.drain["policy"] == "stop":
-        for each in left:
-            # What was only just placed is handed to the host first: its GPUs are the tenant's from then on.
-            if each.desired is Desired.RUNNING and each.state is not InstanceState.SCHEDULED:
-                _stop(tx, operation, each)
+            _overdue(tx, host, left, [each.instance_id for each in leaving])
+        return
+    for each in left:
+        # What was only just placed is handed to the host first: its GPUs are the tenant's from then on.
+        if each.desired is not Desired.RUNNING or each.state is InstanceState.SCHEDULED:
+            continue
+        if due[each.id] in ("stop", "move"):
+            _stop(tx, operation, each, "instance.rebuild" if due[each.id] == "move" else "instance.stop")
 
 
-def _stop(tx: UnitOfWork, drain: Operation, instance: InstanceRecord) -> None:
-    operations.cancelled(tx, instance.operation_id, replaced("stopped by the drain of its host"))
+def _due(tx: Reader, policy: str, instance: InstanceRecord) -> str:
+    """What becomes of an instance: `stop`, `move` or `wait`; what is off moves only if that has begun."""
+    if policy != "each":
+        return policy
+    if instance.on_drain == "refuse":
+        return "wait"
+    if instance.on_drain != "move" or evacuate.has_own_data(tx, instance):
+        return "stop"
+    moving = select(operations.TABLE.c.id).where(
+        operations.TABLE.c.id == (instance.operation_id or ""),
+        operations.TABLE.c.kind == "instance.rebuild",
+        operations.TABLE.c.state == OperationState.RUNNING,
+    )
+    if instance.state is InstanceState.STOPPED and tx.first(moving) is None:
+        return "stop"
+    return "move"
+
+
+def _stop(tx: UnitOfWork, drain: Operation, instance: InstanceRecord, kind: str) -> None:
+    what = "moved" if kind == "instance.rebuild" else "stopped"
+    operations.cancelled(tx, instance.operation_id, replaced(f"{what} by the drain of its host"))
     identity = new_id("op")
     operations.begin_for(
         tx,
-        "instance.stop",
+        kind,
         ("instance", instance.id),
         identity,
         tenant_id=instance.tenant_id,
@@ -132,7 +162,10 @@ def _stop(tx: UnitOfWork, drain: Operation, instance: InstanceRecord) -> None:
     )
     want(tx, instance, InstanceState.STOPPING, Desired.STOPPED, identity)
     tx.record(
-        "instance.stop", ("instance", instance.id), tenant=instance.tenant_id, details={"why": "host.drain"}
+        "instance.stop",
+        ("instance", instance.id),
+        tenant=instance.tenant_id,
+        details={"why": "host.drain", "then": what},
     )
 
 
@@ -146,12 +179,13 @@ def _drained(tx: UnitOfWork, host: FleetHost) -> None:
     tx.record("host.drained", ("host", host.id), tenant=None, stage="outcome")
 
 
-def _overdue(tx: UnitOfWork, host: FleetHost, left: Sequence[InstanceRecord]) -> None:
+def _overdue(tx: UnitOfWork, host: FleetHost, left: Sequence[InstanceRecord], leaving: Sequence[str]) -> None:
     """Time is over: the operation fails with what is left, and what was told to stop wants a look."""
-    shown = ", ".join(each.id for each in left[:5]) + (" and others" if len(left) > 5 else "")
+    names = [each.id for each in left] + list(leaving)
+    shown = ", ".join(names[:5]) + (" and others" if len(names) > 5 else "")
     error = ConflictError(
         "host.drain_overdue",
-        f"{len(left)} instances have not stopped in time: {shown}",
+        f"{len(names)} instances have not stopped in time: {shown}",
         hint="stop or delete them; the host is drained as soon as nothing runs. Uncordon ends the drain",
     ).as_dict()
     operations.fail(tx, host.drain["operation_id"] if host.drain else None, error)
@@ -167,7 +201,7 @@ def _overdue(tx: UnitOfWork, host: FleetHost, left: Sequence[InstanceRecord]) ->
         tenant=None,
         stage="outcome",
         outcome="failed",
-        details={"left": [each.id for each in left]},
+        details={"left": names},
     )
 
 

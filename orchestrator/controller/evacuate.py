@@ -167,17 +167,10 @@ def _take_off(
     if instance.state is InstanceState.DELETING:
         _end_deletion(tx, instance, held)
         return []
-    lost = [each for each in held if each.host_id == host.id and not release.never_written(tx, each)]
-    if instance.state is InstanceState.SCHEDULED:
-        # Its host was never told of it: nothing of it can be there, and its GPUs were never exposed.
-        release.holdings(tx, instance.id, host.id, instance.placement or {}, instance.page_size_kib)
-    else:
-        _leave_behind(tx, instance, next((each for each in lost if each.boot), None))
-    for volume in held:
-        _part_from(tx, volume, lost=volume in lost)
     stopped = instance.desired is Desired.STOPPED and not _restarts(tx, instance)
     operations.cancelled(tx, instance.operation_id, replaced("built anew on another host"))
     if instance.gone:
+        lost = _part(tx, host, instance, held)
         _nowhere(tx, instance)
         return lost
     identity = new_id("op")
@@ -191,6 +184,58 @@ def _take_off(
         request_id=evacuation.request_id,
         last=InstanceState.STOPPED.value if stopped else None,
     )
+    rebuilt.append({"id": instance.id, "operation_id": identity})
+    lost = _part(tx, host, instance, held)
+    _anew(tx, instance, lost, identity, reason, "host.evacuate", stopped=stopped)
+    return lost
+
+
+def move(tx: UnitOfWork, host: FleetHost, instance: InstanceRecord, reason: str) -> None:
+    """Build an instance anew elsewhere whose host stopped it, and order what is left of it away.
+
+    Its operation goes on until it runs. Nothing of it is on the host by then but its former boot volume.
+    """
+    held = VOLUMES.where(tx, PLATFORM, _VOLUMES.c.instance_id == instance.id)
+    lost = _part(tx, host, instance, held)
+    assert instance.operation_id is not None  # noqa: S101 - the one that stopped it
+    _anew(tx, instance, lost, instance.operation_id, reason, "host.drain", stopped=False)
+    for left in stale.of_host(tx, host.id, instance.id):
+        stale.order_away(tx, host, left, reason)
+    host_errors.tell(tx, hosts.get(tx, host.id), host_errors.holds_stale(stale.of_host(tx, host.id)))
+
+
+def has_own_data(tx: Reader, instance: InstanceRecord) -> bool:
+    """Whether it has volumes of its own that were written: those stay where they are."""
+    held = VOLUMES.where(tx, PLATFORM, _VOLUMES.c.instance_id == instance.id, ~_VOLUMES.c.boot)
+    return any(not release.never_written(tx, each) for each in held)
+
+
+def _part(
+    tx: UnitOfWork, host: FleetHost, instance: InstanceRecord, held: Sequence[VolumeRecord]
+) -> list[VolumeRecord]:
+    """Part an instance from its host and its volumes there; return those that it loses."""
+    lost = [each for each in held if each.host_id == host.id and not release.never_written(tx, each)]
+    if instance.state is InstanceState.SCHEDULED:
+        # Its host was never told of it: nothing of it can be there, and its GPUs were never exposed.
+        release.holdings(tx, instance.id, host.id, instance.placement or {}, instance.page_size_kib)
+    else:
+        _leave_behind(tx, instance, next((each for each in lost if each.boot), None))
+    for volume in held:
+        _part_from(tx, volume, lost=volume in lost)
+    return lost
+
+
+def _anew(
+    tx: UnitOfWork,
+    instance: InstanceRecord,
+    lost: Sequence[VolumeRecord],
+    operation_id: str,
+    reason: str,
+    why: str,
+    *,
+    stopped: bool,
+) -> None:
+    """Let an instance wait for a new place, in a new generation."""
     tx.execute(
         update(_INSTANCES)
         .where(_INSTANCES.c.id == instance.id)
@@ -203,7 +248,7 @@ def _take_off(
             evidence=None,
             error=None,
             failures=0,
-            operation_id=identity,
+            operation_id=operation_id,
             updated_ms=tx.now_ms,
             rebuilt={
                 "at_ms": tx.now_ms,
@@ -213,19 +258,17 @@ def _take_off(
         )
     )
     ask_for_place(tx, instance, _patience(tx, instance.id))
-    rebuilt.append({"id": instance.id, "operation_id": identity})
     tx.record(
         "instance.rebuild",
         ("instance", instance.id),
         tenant=instance.tenant_id,
         details={
-            "why": "host.evacuate",
+            "why": why,
             "reason": reason,
             "generation": instance.generation + 1,
             "lost_volumes": [each.id for each in lost],
         },
     )
-    return lost
 
 
 def _leave_behind(tx: UnitOfWork, instance: InstanceRecord, boot: VolumeRecord | None) -> None:

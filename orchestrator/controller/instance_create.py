@@ -45,6 +45,7 @@ class NewInstance:
     Args:
         user_data: sealed for this tenant, under the id that the instance will have.
         on_no_capacity: `wait` in the queue, or `fail` at once.
+        on_drain: `stop`, `move` or `refuse`, when its host is drained.
     """
 
     name: str
@@ -54,6 +55,7 @@ class NewInstance:
     volumes: tuple[str, ...] = ()
     user_data: SealedUserData | None = None
     on_no_capacity: str = "wait"
+    on_drain: str = "stop"
 
 
 def create(tx: UnitOfWork, caller: Caller, wanted: NewInstance, operation_id: str) -> Operation:
@@ -220,6 +222,7 @@ def _insert(
         "firmware": image.firmware,
         "user_data_bytes": 0 if wanted.user_data is None else wanted.user_data.size_bytes,
         "failures": 0,
+        "on_drain": wanted.on_drain,
         "operation_id": operation_id,
         "created_ms": tx.now_ms,
         "updated_ms": tx.now_ms,

@@ -65,6 +65,8 @@ def start(tx: UnitOfWork, caller: Caller, reference: str, operation_id: str) -> 
             f"the host of {instance.name} is taken out of service; nothing is started there now",
             hint="wait until it is back, or delete the instance and create it again",
         )
+    # Such as a move that an operator ended halfway.
+    operations.cancelled(tx, instance.operation_id, replaced("started"))
     made = operations.begin(tx, caller, "instance.start", ("instance", instance.id), operation_id)
     want(tx, instance, InstanceState.STARTING, Desired.RUNNING, operation_id)
     tx.record("instance.start", ("instance", instance.id), tenant=instance.tenant_id)

@@ -23,6 +23,8 @@ class InstanceRecord:
         error: an error's JSON form: what went wrong last and what to do; None when all is well.
         evidence: the last verdicts of its host, as JSON; None until it ran.
         failures: reports of failure in a row.
+        on_drain: what its tenant wants when its host is drained: `stop`, `move` (built anew elsewhere from
+            its image) or `refuse` (only its tenant stops it).
         rebuilt: `at_ms`, `reason` and `lost_volumes` (`id` and `name` of each, its former boot volume among
             them) of the last time that it was built anew elsewhere; None when it never was.
         operation_id: the operation that works on it now, or did last.
@@ -55,6 +57,7 @@ class InstanceRecord:
     created_ms: int
     updated_ms: int
     rebuilt: Mapping[str, Any] | None = None
+    on_drain: str = "stop"
 
     @property
     def gone(self) -> bool:

@@ -608,7 +608,7 @@ def test_a_host_is_drained_by_an_operation_of_the_platform(deployed: Deployment)
     host = operator.get("/v1/hosts/node1").json()
     assert (host["state"], host["reason"]) == ("draining", "dimm")
     assert host["drain"]["operation_id"] == begun.json()["id"]
-    assert (host["drain"]["policy"], host["drain"]["overdue"]) == ("stop", False)
+    assert (host["drain"]["policy"], host["drain"]["overdue"]) == ("each", False)
     ended = operator.post("/v1/hosts/node1/actions/uncordon", json={"reason": "mended"}).json()
     assert (ended["state"], ended["drain"]) == ("ready", None)
     assert operator.get(where).json()["error"]["code"] == "host.drain_ended"

@@ -61,6 +61,7 @@ def instance(name: str, identity: str, state: str = "running", **changes: Any) -
         "placement": None,
         "error": None,
         "rebuilt": None,
+        "on_drain": "stop",
         "failures": 0,
         "operation_id": OP1,
         "created_at": AT,

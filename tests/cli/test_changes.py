@@ -92,7 +92,7 @@ SENT: list[tuple[str, str, Any]] = [
     (
         "host drain gpu-01 --reason dimm --deadline 30m --yes",
         "POST /v1/hosts/gpu-01/actions/drain",
-        {"reason": "dimm", "policy": "stop", "deadline_s": 1800},
+        {"reason": "dimm", "policy": "each", "deadline_s": 1800},
     ),
     (
         "host drain gpu-01 --reason dimm --policy wait",
@@ -223,6 +223,7 @@ def test_create_waits_and_shows_what_was_made(bulkhead: Bulkhead, api: FakeApi) 
         "networks": ["back"],
         "volumes": [],
         "on_no_capacity": "wait",
+        "on_drain": "stop",
     }
     assert api.body(0) == {"name": "train", **body}
 

@@ -136,8 +136,9 @@ def drain(
     name: NameArgument,
     reason: ReasonOption,
     policy: Annotated[
-        str, typer.Option("--policy", metavar="WHAT", help="stop what runs, or wait until tenants do.")
-    ] = "stop",
+        str,
+        typer.Option("--policy", metavar="WHAT", help="each: as its tenant said; stop all; or wait for all."),
+    ] = "each",
     deadline: Annotated[
         str, typer.Option("--deadline", metavar="TIME", help="Fail with what still runs then: 30m, 12h.")
     ] = "1h",
@@ -147,19 +148,20 @@ def drain(
     timeout: TimeoutOption = "2h",
     output: OutputOption = None,
 ) -> None:
-    """Place nothing new on a host, stop what runs on it, and wait until it is empty.
+    """Place nothing new on a host, and stop or move what runs on it, until nothing does.
 
-    Stopped instances keep their place there. Uncordon or cordon ends a drain.
+    Each instance says what becomes of it (instance create --on-drain). Stopped ones keep their place there.
+    One that refuses runs on: past the deadline the drain fails and names it. Uncordon or cordon ends a drain.
     """
     session = session_of(context)
     form = session.form(output, None, False)
     how = waiting(no_wait, timeout, dry_run)
     checks.reference("host", name)
-    if policy not in ("stop", "wait"):
-        raise InvalidInputError("host.drain_policy", "it is stop or wait", field="--policy")
+    if policy not in ("each", "stop", "wait"):
+        raise InvalidInputError("host.drain_policy", "it is each, stop or wait", field="--policy")
     deadline_s = int(seconds_of(deadline, "--deadline"))
     body: JsonObject = {"reason": checks.reason(reason), "policy": policy, "deadline_s": deadline_s}
-    if policy == "stop":
+    if policy != "wait":
         confirm("host", name, yes or dry_run, "drain")
     with session.client() as client:
         finish(

@@ -98,6 +98,14 @@ def create(
     on_no_capacity: Annotated[
         str, typer.Option("--on-no-capacity", metavar="WHAT", help="wait for a place, or fail at once.")
     ] = "wait",
+    on_drain: Annotated[
+        str,
+        typer.Option(
+            "--on-drain",
+            metavar="WHAT",
+            help="When its host is drained: stop, move (built anew) or refuse.",
+        ),
+    ] = "stop",
     tenant: TenantOption = None,
     dry_run: DryRunOption = False,
     no_wait: NoWaitOption = False,
@@ -115,6 +123,8 @@ def create(
     how = waiting(no_wait, timeout, dry_run)
     if on_no_capacity not in ("wait", "fail"):
         raise InvalidInputError("instance.on_no_capacity", "it is wait or fail", field="--on-no-capacity")
+    if on_drain not in ("stop", "move", "refuse"):
+        raise InvalidInputError("instance.on_drain", "it is stop, move or refuse", field="--on-drain")
     body: JsonObject = {
         "name": checks.name("instance", name),
         "type": checks.reference("instance type", type_),
@@ -122,6 +132,7 @@ def create(
         "networks": [checks.reference("network", each) for each in networks or []],
         "volumes": [checks.reference("volume", each) for each in volumes or []],
         "on_no_capacity": on_no_capacity,
+        "on_drain": on_drain,
     }
     if user_data is not None:
         body["user_data"] = checks.read_text(user_data, "--user-data")
