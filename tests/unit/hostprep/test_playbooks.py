@@ -93,14 +93,6 @@ def test_each_setting_names_its_check_and_its_task_has_the_tag(role: str, name: 
         assert each["check"] in tags, each
 
 
-@pytest.mark.parametrize("file", sorted(ROLES.glob("*/defaults/main.yml")), ids=lambda file: file.parts[-3])
-def test_no_setting_stands_twice(file: Path) -> None:
-    """YAML takes the last one, without a word."""
-    names = re.findall(r"^(\w+):", file.read_text(), re.MULTILINE)
-    assert names
-    assert len(names) == len(set(names))
-
-
 @pytest.mark.parametrize("name", ["site.yml", "enrol.yml"])
 def test_ansible_reads_the_playbook(name: str, tmp_path: Path) -> None:
     inventory = PLAYBOOKS / "inventories" / "example.yml"
