@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from sqlalchemy import event
 
-from orchestrator.controller import hosts, inventory, reports, scheduler
+from orchestrator.controller import host_removal, hosts, inventory, reports, scheduler
 from orchestrator.controller.snapshot import FleetCache
 from orchestrator.model.actor import CONTROLLER
 from orchestrator.model.host import HostFacts
@@ -100,7 +100,9 @@ def test_what_changed_and_what_is_gone_is_seen_after_warming(platform):
     with platform.store.reading() as tx:
         cache.warm(tx, 10)
     with platform.store.unit_of_work(CONTROLLER) as tx:
-        hosts.remove(tx, "node2")
+        for verb in ("cordon", "fence"):
+            hosts.change_state(tx, "node2", verb, "test")
+        host_removal.remove(tx, "node2", "test")
         hosts.change_state(tx, "node3", "cordon", "test")
     with platform.store.reading() as tx:
         cache.warm(tx, 10)
