@@ -48,12 +48,12 @@ INSERT INTO gpu (id, host_id, address, vendor, device, serial, node, previous, s
     '', 1, n FROM numbers WHERE n < {HOSTS * GPUS_EACH};
 INSERT INTO instance (id, tenant_id, name, generation, state, desired, type_name, image_id, vcpus, memory_mib,
     page_size_kib, threads_per_core, gpus, disk_gib, isolation, firmware, user_data_bytes, host_id, failures,
-    operation_id, created_ms, updated_ms)
+    on_drain, operation_id, created_ms, updated_ms)
   SELECT 'vm_' || n, 'ten_' || (n % {TENANTS}), 'vm-' || n, 1,
     CASE WHEN n < {WAITING} THEN 'pending' WHEN n < 8000 THEN 'running' ELSE 'deleted' END,
     CASE WHEN n < 8000 THEN 'running' ELSE 'deleted' END, 'small', (SELECT id FROM image LIMIT 1), 1, 256,
     2048, 1, 1, 1, 'dedicated', 'uefi', 0, CASE WHEN n < {WAITING} THEN NULL ELSE 'hst_' || (n % {HOSTS}) END,
-    0, 'op_' || n, n, n FROM numbers;
+    0, 'stop', 'op_' || n, n, n FROM numbers;
 INSERT INTO request (id, tenant_id, instance_id, state, on_no_capacity, submitted_ms)
   SELECT 'req_' || n, 'ten_' || (n % {TENANTS}), 'vm_' || n,
     CASE WHEN n < {WAITING} THEN 'waiting' ELSE 'placed' END, 'wait', n FROM numbers;

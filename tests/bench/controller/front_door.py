@@ -122,7 +122,7 @@ def _rows(tx: Any, tenant: str, image: str, wanted: Wanted, ids: dict[str, str])
                 "desired": "running", "type_name": wanted.type, "image_id": image, "vcpus": 1,
                 "memory_mib": 256, "page_size_kib": 2048, "threads_per_core": 1, "gpus": 1, "disk_gib": 1,
                 "isolation": "dedicated", "firmware": "uefi", "failures": 0, "user_data_bytes": 0,
-                "updated_ms": now,
+                "on_drain": "stop", "updated_ms": now,
             },
         ),
         (
