@@ -2,8 +2,8 @@
 
 State lies in `.lab/` of the checkout (BULKHEAD_LAB_DIR overrides it), one folder per host. A command that
 does not come back is judged by `watch`: if the lab host itself died, `LabDiedError` says so and
-`restart_once` may bring it back, at most once per lab; `report.json` keeps the record. Everything listens
-on 127.0.0.1 only.
+`restart_once` may bring it back, at most once for each purpose; `report.json` keeps the record. Everything
+listens on 127.0.0.1 only.
 """
 
 from __future__ import annotations
@@ -148,7 +148,15 @@ class LabHost:
                     continue
                 if _wait_for(lambda: not watch.is_running(running.pid, running.started), STOP_LIMIT_S):
                     break
-        for name in ("overlay.qcow2", "nvme.img", "qmp.sock", "pid", "master", "running.json"):
+        for name in (
+            "overlay.qcow2",
+            "nvme.img",
+            "qmp.sock",
+            "pid",
+            "master",
+            "running.json",
+            "forwards.json",
+        ):
             (self.folder / name).unlink(missing_ok=True)
 
     def reboot(self) -> float:
@@ -169,18 +177,23 @@ class LabHost:
             time.sleep(2)
         raise LabDiedError("the lab host did not reboot")
 
-    def restart_once(self) -> None:
-        """Start a dead lab host again on the disk it had, at most once per lab, and record why.
+    def restart_once(self, purpose: str = "") -> None:
+        """Start a dead lab host again on the disk it had, at most once for a purpose, and record why.
+
+        Ports that it reached on this machine before are forwarded again.
+
+        Args:
+            purpose: what it was used for: a file of tests; empty: the lab as such.
 
         Raises:
-            LabDiedError: it was started again before, or does not come up.
+            LabDiedError: it was started again for this before, or does not come up.
         """
         reason = self.died_reason() or "asked for"
         report = self.report()
         deaths = report["deaths"] if isinstance(report["deaths"], list) else []
-        if any(death["host"] == self.number for death in deaths):
+        if any((death["host"], death.get("purpose", "")) == (self.number, purpose) for death in deaths):
             raise LabDiedError(f"the lab host died a second time: {reason}")
-        deaths.append({"host": self.number, "at": int(time.time()), "reason": reason})
+        deaths.append({"host": self.number, "at": int(time.time()), "purpose": purpose, "reason": reason})
         (self.lab / "report.json").write_text(json.dumps({**report, "deaths": deaths}, indent=1))
         recorded = Running(**json.loads((self.folder / "running.json").read_text()))
         if watch.is_running(recorded.pid, recorded.started):
@@ -192,6 +205,8 @@ class LabHost:
                 (self.folder / name).rename(self.folder / f"died-{name}")
         self._spawn(recorded)
         self.wait_booted()
+        for port in self._forwards():
+            self.forward_back(port)
 
     def report(self) -> dict[str, object]:
         """Return what is recorded of this lab: boots and the lab hosts' own deaths."""
@@ -272,7 +287,7 @@ class LabHost:
     def forward_back(self, port: int) -> None:
         """Let the lab host reach this machine's 127.0.0.1:`port` under the same address; safe to repeat.
 
-        It lasts as long as the connection: a reboot ends it.
+        It lasts as long as the connection: a reboot ends it, `restart_once` makes it anew.
 
         Raises:
             LabError: the lab host's port is taken.
@@ -286,6 +301,12 @@ class LabHost:
             )  # fmt: skip
         if done.returncode != 0:
             raise LabError(f"port {port} cannot be forwarded: {done.stderr.decode(errors='replace').strip()}")
+        (self.folder / "forwards.json").write_text(json.dumps(sorted({*self._forwards(), port})))
+
+    def _forwards(self) -> list[int]:
+        path = self.folder / "forwards.json"
+        found: list[int] = json.loads(path.read_text()) if path.exists() else []
+        return found
 
     def raise_if_dead(self) -> None:
         """Say so if the lab host itself died.

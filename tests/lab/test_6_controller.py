@@ -64,6 +64,8 @@ class Deployment:
     def eventually(self, holds: Callable[[], Any], what: str) -> Any:
         end = time.monotonic() + SETTLE_S
         while not (found := holds()):
+            if (death := self.lab.host.died_reason(quick=True)) is not None:
+                raise lab.LabDiedError(death)
             assert time.monotonic() < end, (
                 what,
                 [(n, i["state"], i["error"]) for n, i in self.instances().items()],
@@ -111,11 +113,13 @@ def leave(lab_host) -> None:
     if lab_host.session.followed():
         lab_host.session.apply(lab_host.gone(lab_host.all))
     lab_host.sh("bulkhead agent leave")
+    # From here on it is the controller that says what runs.
+    lab_host.last = None
 
 
 def test_six_asked_for_four_run_and_two_say_what_is_short(deployment: Deployment) -> None:
     for tenant, name in WANTED:
-        deployment.tenant(tenant).instances.create(showcase.instance(name))
+        ensure(deployment.tenant(tenant).instances, showcase.instance(name))
 
     deployment.eventually(lambda: len(deployment.in_state("running")) == 4, "four run")
 

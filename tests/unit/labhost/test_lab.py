@@ -128,6 +128,17 @@ def test_restart_happens_once_and_is_recorded(host: FakeHost) -> None:
     assert len(host.report()["deaths"]) == 1
 
 
+def test_each_purpose_has_a_restart_of_its_own(host: FakeHost) -> None:
+    host.boot()
+    for purpose in ("test_1.py", "test_2.py"):
+        kill(host)
+        host.restart_once(purpose)
+    kill(host)
+    with pytest.raises(lab.LabDiedError, match="second time"):
+        host.restart_once("test_2.py")
+    assert [death["purpose"] for death in host.report()["deaths"]] == ["test_1.py", "test_2.py"]
+
+
 def test_restart_ends_a_host_that_hangs(host: FakeHost) -> None:
     first = host.boot()
     host.console(PANIC)
