@@ -264,8 +264,8 @@ def doctor(deployment: Deployment, host: Any) -> dict[str, str]:
     )
     read: dict[str, str] = defaultdict(str)
     for each in found["findings"]:
-        if each["verdict"] != "pass":
-            read[each["check"]] += f"{each['read']}; "
+        if each["status"] != "pass":
+            read[each["id"]] += f"{each['read']}; "
     return read
 
 
