@@ -92,7 +92,7 @@ def _inventory(host: lab.LabHost, name: str) -> dict[str, Any]:
         ],
         # What its doctor finds is shown by `bulkhead host doctor`, and keeps no tenant away.
         "bulkhead_agent_settings": {"doctor_accepted": ["*"]},
-        "bulkhead_kernel_arguments": [{"check": "K10", "text": word} for word in machine.HARDENED],
+        "bulkhead_kernel_arguments": [{"check": "K3", "text": each} for each in machine.BOOT_ARGUMENTS],
         "bulkhead_hugepages": dict.fromkeys(range(2), machine.HUGEPAGES_PER_NODE),
     }  # fmt: skip
     return {"all": {"hosts": {name: variables}}}
