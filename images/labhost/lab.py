@@ -183,7 +183,7 @@ class LabHost:
         Ports that it reached on this machine before are forwarded again.
 
         Args:
-            purpose: what it was used for: a file of tests; empty: the lab as such.
+            purpose: what it was used for: a test; empty: the lab as such.
 
         Raises:
             LabDiedError: it was started again for this before, or does not come up.

@@ -1,7 +1,7 @@
 """The lab host for tests: booted once, shared, brought down at the end if it was not up before.
 
-A lab host that dies by itself (emulation) is started again, at most once for each file of tests; the report
-at the end says so.
+A lab host that dies by itself (emulation) is started again, at most once for each test; the report at the end
+says so.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ class Lab:
     def all(self) -> list[Instance]:
         return [self.acme, self.helper, self.globex]
 
-    def back_again(self, file: str) -> None:
-        """Start a dead lab host again, at most once for a file of tests, and let it run what it last ran."""
-        self.host.restart_once(file)
+    def back_again(self, test: str) -> None:
+        """Start a dead lab host again, at most once for a test, and let it run what it last ran."""
+        self.host.restart_once(test)
         if self.last is not None:
             self.session.apply(self.last)
 
@@ -118,7 +118,7 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
                 f"\nthe lab host itself died (emulation, not the code under test): {reason}\n"
                 f"{lab_.host.last_words()}"
             )
-            lab_.back_again(item.path.name)
+            lab_.back_again(item.name)
             _forget_failed_fixtures(item)
             reports = runtestprotocol(item, log=False, nextitem=nextitem)
     for report in reports:
