@@ -24,7 +24,6 @@ DISK_GIB = 16
 class Prepared:
     """What one run of the playbook came to."""
 
-    host: str
     tasks: int
     #: Names of the tasks that changed the host.
     changed: tuple[str, ...]
@@ -48,17 +47,8 @@ def prepare(controller: LabController, host: lab.LabHost, *, restart: bool = Fal
     inventory.write_text(json.dumps(_inventory(host, name), indent=1))
     controller.operator().close()
     config = controller.write_profiles()
-    words = [
-        "--profile",
-        "operator",
-        "host",
-        "prepare",
-        name,
-        "--inventory",
-        str(inventory),
-        "--user",
-        "root",
-    ]
+    words = ["--profile", "operator", "host", "prepare", name, "--inventory", str(inventory)]
+    words += ["--user", "root"]
     words += ["--key", str(host.lab / "id_ed25519"), "--accept-new-key", "--keep-agent", "-o", "json"]
     words += ["--controller", controller.url, "--disk-gib", str(DISK_GIB)]
     done = subprocess.run(
@@ -71,7 +61,7 @@ def prepare(controller: LabController, host: lab.LabHost, *, restart: bool = Fal
     (item,) = json.loads(done.stdout)["items"]
     if restart:
         host.ssh("systemctl restart bulkhead-agent.service", 120)
-    return Prepared(name, item["tasks"], tuple(item["changed"]), tuple(item["waits"]))
+    return Prepared(item["tasks"], tuple(item["changed"]), tuple(item["waits"]))
 
 
 def _inventory(host: lab.LabHost, name: str) -> dict[str, Any]:

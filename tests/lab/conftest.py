@@ -118,7 +118,7 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
                 f"\nthe lab host itself died (emulation, not the code under test): {reason}\n"
                 f"{lab_.host.last_words()}"
             )
-            lab_.back_again(item.name)
+            lab_.back_again(item.nodeid)
             _forget_failed_fixtures(item)
             reports = runtestprotocol(item, log=False, nextitem=nextitem)
     for report in reports:
