@@ -77,7 +77,7 @@ def _runs_as(host: lab.LabHost, shape: str, *, wired: bool) -> bool:
 def _start(missing: list[lab.LabHost], say: Say, shape: str, hosts: int, probe_image: Path | None) -> None:
     folder = lab.lab_folder()
     image = build.build(say)
-    chosen = qemu.choose(say)
+    chosen = qemu.make(say)
     accelerator = qemu.choose_accelerator(chosen)
     key = _key(folder)
     _new_report(folder, {host.number for host in missing}, chosen.version)

@@ -135,17 +135,13 @@ def judge_user(uid: int, sudo: bool, image_built: bool) -> Finding:
 
 
 def _judge_qemu() -> list[Finding]:
-    """Say which QEMU and accelerator a lab host started now would get; without either, how to get one."""
-    chosen, reason = qemu.installed_choice()
-    if chosen is None:
-        chosen = qemu.unpacked()
-        if chosen is None:
-            got_by = "it is unpacked from Debian 12's packages at the first `make lab`"
-            return [Finding("QEMU for the lab", f"none yet, {reason}; {got_by}")]
-        reason = f"unpacked from Debian 12's packages, because {reason}"
-    accelerator, why = qemu.judge_accelerator(chosen)
+    """Say which QEMU and accelerator a lab host started now would get."""
+    made = qemu.if_made()
+    if made is None:
+        return [Finding("QEMU for the lab", "not compiled; `make lab` does it, three to six minutes")]
+    accelerator, why = qemu.judge_accelerator(made)
     return [
-        Finding("QEMU for the lab", f"{chosen.version}: {reason}"),
+        Finding("QEMU for the lab", f"{made.version}, from {qemu.folder()}"),
         Finding("accelerator", f"{accelerator}: {why}"),
     ]
 

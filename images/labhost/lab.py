@@ -61,7 +61,6 @@ class Running:
     accelerator: str
     qemu_version: str
     argv: tuple[str, ...]
-    environment: dict[str, str]
 
     @property
     def wired(self) -> bool:
@@ -93,8 +92,8 @@ class LabHost:
     def start(self, spec: machine.Spec, chosen: qemu.Qemu) -> None:
         """Start QEMU in a session of its own, so that it outlives this process; returns at once."""
         argv = (*chosen.command, *machine.arguments(spec))
-        self._spawn(Running(0, "", spec.ssh_port, spec.shape.name, spec.accelerator, chosen.version, argv,
-                            dict(chosen.environment)))  # fmt: skip
+        self._spawn(Running(0, "", spec.ssh_port, spec.shape.name, spec.accelerator, chosen.version,
+                            argv))  # fmt: skip
 
     def _spawn(self, wanted: Running) -> None:
         self._close_master()  # one that outlived a dead lab host
@@ -103,7 +102,7 @@ class LabHost:
         with (self.folder / "qemu.log").open("wb") as log:
             process = subprocess.Popen(
                 wanted.argv, cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                start_new_session=True, env={**os.environ, **wanted.environment},
+                start_new_session=True,
             )  # fmt: skip
         started = watch.process_start(process.pid) or "gone"
         running = Running(**{**asdict(wanted), "pid": process.pid, "started": started})

@@ -1,9 +1,10 @@
-"""Which QEMU runs the lab host, and whether it may use KVM.
+"""Makes the QEMU that runs the lab host, once, and tells whether it may use KVM.
 
-QEMU 7.2 (Debian 12) survives nested load under emulation; 10.0 (Debian 13) at times does not (docs/lab.md
-has the figures). So on a newer Debian a bookworm root is unpacked into the cache and its QEMU run by that
-root's own loader: no chroot, no mount, nothing installed. KVM is used only when the CPU, the module and a
-trial start all allow nesting.
+Debian's packages will not do: 7.2 (Debian 12) misplaces writes to devices while another CPU changes where
+devices are, and ends by that; 10.0 (Debian 13) hangs at times under nested load (docs/lab.md has the
+figures). So Debian 12's source is compiled in a root of its own, with the patches of `emulator/`, and what
+comes of it is kept in the cache with libraries and loader: nothing is installed, and it runs on any Debian.
+KVM is used only when the CPU, the module and a trial start all allow nesting.
 """
 
 from __future__ import annotations
@@ -12,100 +13,97 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from images.labhost import build, debian
 
 PROGRAM = "qemu-system-x86_64"
-WANTED_VERSION = (7, 2)
-FORCE_BOOKWORM = "BULKHEAD_LAB_QEMU"  # set to "bookworm" to use the unpacked one even where 7.2 is installed
-LIBRARIES = "usr/lib/x86_64-linux-gnu"
+SUITE = "bookworm"
+RECIPE = build.HERE / "emulator"
+LOADER = "ld-linux-x86-64.so.2"
+# Firmware comes from the first three; the others compile.
+PACKAGES = (
+    "seabios", "qemu-system-data", "ca-certificates", "dpkg-dev", "gcc", "libc6-dev", "libfdt-dev",
+    "libglib2.0-dev", "libpixman-1-dev", "libslirp-dev", "meson", "ninja-build", "patch", "pkg-config",
+    "python3", "zlib1g-dev",
+)  # fmt: skip
 TRIAL_S = 4.0
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Qemu:
-    """A QEMU to start: the words before its arguments, its version, and environment it needs."""
+    """A QEMU to start: the words before its arguments, and its version."""
 
     command: tuple[str, ...]
     version: str
-    environment: Mapping[str, str] = field(default_factory=dict)
 
 
-def choose(say: Callable[[str], None]) -> Qemu:
-    """Return this machine's QEMU if it is the one that lasts, else the one from an unpacked bookworm root."""
-    return installed_choice()[0] or from_root(_bookworm_root(say))
+def folder() -> Path:
+    """Where the QEMU of this recipe is kept, made or not."""
+    files = [path for path in sorted(RECIPE.iterdir()) if path.is_file()]
+    return build.cache_folder() / f"qemu-{build.recipe_hash(files, ' '.join(PACKAGES))}"
 
 
-def installed_choice() -> tuple[Qemu | None, str]:
-    """Return this machine's own QEMU if it is the one that lasts, and the reason for or against it."""
-    wanted = ".".join(map(str, WANTED_VERSION))
-    installed = shutil.which(PROGRAM)
-    if os.environ.get(FORCE_BOOKWORM) == "bookworm":
-        return None, f"{FORCE_BOOKWORM} asks for the unpacked one"
-    if installed is None:
-        return None, f"no {PROGRAM} is installed"
-    version = read_version((installed,))
-    text = ".".join(map(str, version))
-    if version[: len(WANTED_VERSION)] != WANTED_VERSION:
-        return None, f"the installed {text} is not {wanted}, which lasts"
-    return Qemu((installed,), text), f"the installed one is a {wanted}, which lasts"
+def if_made() -> Qemu | None:
+    """Return the QEMU of this recipe, if the cache holds it.
+
+    Raises:
+        RuntimeError: what lies there does not tell its version.
+    """
+    made = folder()
+    if not made.exists():
+        return None
+    libraries = made / "lib"
+    command = (str(libraries / LOADER), "--library-path", str(libraries), str(made / PROGRAM))
+    return Qemu((*command, "-L", str(made / "share")), _version(command))
 
 
-def unpacked() -> Qemu | None:
-    """Return the QEMU of the bookworm root in the cache, if it was unpacked before."""
-    root = bookworm_folder()
-    return from_root(root) if (root / "usr/bin" / PROGRAM).exists() else None
+def make(say: Say) -> Qemu:
+    """Return the QEMU of this recipe, made now if the cache lacks it. Three to six minutes; needs root.
 
-
-def bookworm_folder() -> Path:
-    """Where QEMU 7.2 from Debian 12's packages is unpacked."""
-    return build.cache_folder() / "qemu-bookworm"
-
-
-def read_version(command: tuple[str, ...], environment: Mapping[str, str] | None = None) -> tuple[int, ...]:
-    """Ask a QEMU for its version."""
-    done = subprocess.run(
-        [*command, "--version"], capture_output=True, text=True, check=True,
-        env={**os.environ, **(environment or {})},
-    )  # fmt: skip
-    match = re.search(r"version (\d+)\.(\d+)\.(\d+)", done.stdout)
-    if match is None:
-        raise RuntimeError(f"{command[-1]} does not tell its version: {done.stdout[:200]!r}")
-    return tuple(int(part) for part in match.groups())
-
-
-def from_root(root: Path) -> Qemu:
-    """Return the QEMU of an unpacked Debian root, run by that root's loader with its libraries and data."""
-    libraries = root / LIBRARIES
-    command = (
-        str(libraries / "ld-linux-x86-64.so.2"), "--library-path", str(libraries),
-        str(root / "usr/bin" / PROGRAM),
-        "-L", str(root / "usr/share/qemu"), "-L", str(root / "usr/share/seabios"),
-    )  # fmt: skip
-    environment = {"QEMU_MODULE_DIR": str(libraries / "qemu")}
-    version = read_version(command[:4], environment)
-    return Qemu(command, ".".join(map(str, version)), environment)
-
-
-def _bookworm_root(say: Callable[[str], None]) -> Path:
-    root = bookworm_folder()
-    if (root / "usr/bin" / PROGRAM).exists():
-        return root
-    say("unpacking QEMU 7.2 from Debian 12's packages (once)")
+    Raises:
+        RuntimeError: a package or the source could not be had, or it does not compile; with the log's end.
+    """
+    made = if_made()
+    if made is not None:
+        return made
+    started = time.monotonic()
+    say("the lab's QEMU: compiling Debian 12's with the patches of images/labhost/emulator (once, minutes)")
     work = build.cache_folder() / f"building-qemu-{os.getpid()}"
     work.mkdir(parents=True)
     try:
+        out = work / "out"
+        out.mkdir()
+        shutil.copytree(RECIPE, work / "in")
         debian.bootstrap(
-            suite="bookworm", packages=["qemu-system-x86"], hooks=[], log=work / "log", target=work / "root"
-        )
-        shutil.rmtree(root, ignore_errors=True)
-        (work / "root").rename(root)
+            suite=SUITE, packages=PACKAGES, log=work / "log",
+            hooks=[
+                f"customize-hook=copy-in {work / 'in'} /",
+                f'customize-hook=env -i {build.CLEAN_ENVIRONMENT} chroot "$1" sh /in/compile.sh',
+                f'customize-hook=tar -C "$1/out" -cf - . | tar -C {out} -xf -',
+            ],
+        )  # fmt: skip
+        shutil.rmtree(folder(), ignore_errors=True)
+        out.rename(folder())
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    return root
+    made = if_made()
+    if made is None:
+        raise RuntimeError(f"{folder()} went away while it was used")
+    say(f"the lab's QEMU: {made.version}, made in {time.monotonic() - started:.0f} s")
+    return made
+
+
+def _version(command: tuple[str, ...]) -> str:
+    done = subprocess.run([*command, "--version"], capture_output=True, text=True, check=True)
+    match = re.search(r"version (\d+\.\d+\.\d+)", done.stdout)
+    if match is None:
+        raise RuntimeError(f"{command[-1]} does not tell its version: {done.stdout[:200]!r}")
+    return match[1]
 
 
 def choose_accelerator(qemu: Qemu) -> str:
@@ -150,9 +148,8 @@ def _trial_start(qemu: Qemu) -> bool:
     argv = [*qemu.command, "-nodefaults", "-display", "none", "-machine", "q35,kernel-irqchip=split",
             "-accel", "kvm", "-cpu", "host", "-smp", "2", "-m", "256M"]  # fmt: skip
     process = subprocess.Popen(
-        argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        env={**os.environ, **qemu.environment},
-    )  # fmt: skip
+        argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     try:
         process.wait(TRIAL_S)
     except subprocess.TimeoutExpired:

@@ -117,6 +117,12 @@ def instance_for(
     return Instance.model_validate(body)
 
 
+def made_again(instance: Instance) -> Instance:
+    """The same VM with new disks, as generations after those that a host may have removed for good."""
+    volumes = [each.model_copy(update={"generation": each.generation + 1}) for each in instance.volumes]
+    return instance.model_copy(update={"generation": instance.generation + 1, "volumes": tuple(volumes)})
+
+
 def assignment_of(
     instances: Iterable[Instance], *, revision: int, epoch: int = 1, absent: Iterable[Absent] = ()
 ) -> Assignment:

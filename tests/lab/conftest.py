@@ -14,7 +14,15 @@ from _pytest.runner import runtestprotocol
 
 from images.labhost import commands, lab
 from images.labhost.session import LabSession, open_session
-from images.labhost.tenants import ACME, GLOBEX, HELPER, assignment_of, everything_absent, instance_for
+from images.labhost.tenants import (
+    ACME,
+    GLOBEX,
+    HELPER,
+    assignment_of,
+    everything_absent,
+    instance_for,
+    made_again,
+)
 from orchestrator.model.assignment import Assignment, ImageRef, Instance
 
 
@@ -43,10 +51,18 @@ class Lab:
         return [self.acme, self.helper, self.globex]
 
     def back_again(self, test: str) -> None:
-        """Start a dead lab host again, at most once for a test, and let it run what it last ran."""
+        """Start a dead lab host again, at most once for a test, and let it run what it last ran.
+
+        What it was last told to remove is fenced there: these instances' next orders are of a new generation.
+        """
         self.host.restart_once(test)
-        if self.last is not None:
-            self.session.apply(self.last)
+        if self.last is None:
+            return
+        self.session.apply(self.last)
+        removed = {each.id for each in self.last.absent}
+        for name in ("acme", "helper", "globex"):
+            if (instance := getattr(self, name)).id in removed:
+                setattr(self, name, made_again(instance))
 
     def order(self, instances: list[Instance], absent: tuple = ()) -> Assignment:
         """A new assignment under the next revision."""

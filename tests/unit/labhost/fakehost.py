@@ -39,7 +39,7 @@ while True:
 def recorded(*options: str, shape: str = "everyday") -> lab.Running:
     """The record from which the fake QEMU is started."""
     argv = (sys.executable, "-c", PROGRAM, *options, "-kernel", "/none")
-    return lab.Running(0, "", 1, shape, "tcg", "7.2.0", argv, {})
+    return lab.Running(0, "", 1, shape, "tcg", "7.2.0", argv)
 
 
 class FakeHost(lab.LabHost):

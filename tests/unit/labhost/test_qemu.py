@@ -1,7 +1,8 @@
-"""Which QEMU runs the lab, and that KVM is believed only after flags, module and a trial start agree."""
+"""The lab's QEMU is made once and known by its recipe; KVM needs flags, module and a trial start to agree."""
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from images.labhost import qemu
+from images.labhost import debian, qemu
 
 BANNER = "QEMU emulator version {} (Debian 1:x)"
 
@@ -22,66 +23,70 @@ def program(path: Path, body: str) -> Path:
 
 
 @pytest.fixture
-def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A machine without QEMU and with an empty cache; its PATH is `bin`."""
-    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the recipe, to change, and an empty cache."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.delenv(qemu.FORCE_BOOKWORM, raising=False)
-    return tmp_path
+    copy = tmp_path / "emulator"
+    shutil.copytree(qemu.RECIPE, copy)
+    monkeypatch.setattr(qemu, "RECIPE", copy)
+    return copy
 
 
-def install(machine: Path, version: str) -> Path:
-    return program(machine / "bin" / qemu.PROGRAM, f"echo '{BANNER.format(version)}'")
+class Bootstrap:
+    """Stands for mmdebstrap: leaves what the last hook would unpack, and keeps what it was asked."""
+
+    def __init__(self, banner: str, error: str = "") -> None:
+        self.calls: list[dict[str, Any]] = []
+        self._banner = banner
+        self._error = error
+
+    def __call__(self, **asked: Any) -> None:
+        self.calls.append(asked)
+        if self._error:
+            raise RuntimeError(self._error)
+        out = Path(asked["hooks"][-1].rsplit(" -C ", 1)[1].split()[0])
+        # The loader runs the program, which alone would not find its libraries.
+        program(out / "lib" / qemu.LOADER, f"echo '{self._banner}'")
+        program(out / qemu.PROGRAM, "exit 1")
 
 
-def unpack(machine: Path, version: str) -> Path:
-    """A bookworm root in the cache whose loader answers like the QEMU it would run."""
-    root = qemu.bookworm_folder()
-    loader = root / qemu.LIBRARIES / "ld-linux-x86-64.so.2"
-    program(loader, f'test "$QEMU_MODULE_DIR" && echo "{BANNER.format(version)}"')
-    program(root / "usr/bin" / qemu.PROGRAM, "exit 1")  # only by its own loader
-    return root
+def test_it_is_made_once(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bootstrap = Bootstrap(BANNER.format("7.2.22"))
+    monkeypatch.setattr(debian, "bootstrap", bootstrap)
+    said: list[str] = []
+    assert qemu.if_made() is None
+
+    first = qemu.make(said.append)
+    second = qemu.make(lambda text: pytest.fail("it is there"))
+
+    assert first == second == qemu.if_made()
+    assert first.version == "7.2.22"
+    assert first.command[0] == str(qemu.folder() / "lib" / qemu.LOADER)
+    assert len(bootstrap.calls) == 1
+    assert bootstrap.calls[0]["suite"] == "bookworm"
+    assert "minutes" in said[0]
+    assert [path.name for path in qemu.folder().parent.iterdir()] == [qemu.folder().name]
 
 
-@pytest.mark.parametrize("version", ["7.2.0", "7.2.22"])
-def test_an_installed_7_2_is_taken(machine: Path, version: str) -> None:
-    path = install(machine, version)
-    chosen = qemu.choose(lambda text: pytest.fail("unpacked something"))
-    assert chosen == qemu.Qemu((str(path),), version)
+def test_another_patch_is_another_qemu(recipe: Path) -> None:
+    before = qemu.folder()
+    patch = next(recipe.glob("*.patch"))
+    patch.write_text(patch.read_text() + "\n")
+    assert qemu.folder() != before
 
 
-@pytest.mark.parametrize("version", ["10.0.8", "7.20.1", "7.1.0", "8.2.0"])
-def test_any_other_version_gives_way_to_the_unpacked_one(machine: Path, version: str) -> None:
-    install(machine, version)
-    root = unpack(machine, "7.2.17")
-    chosen = qemu.choose(lambda text: pytest.fail("it is unpacked already"))
-    assert chosen.version == "7.2.17"
-    assert chosen.command[0].startswith(str(root))
-    assert str(root / "usr/bin" / qemu.PROGRAM) in chosen.command
-    assert chosen.environment["QEMU_MODULE_DIR"].startswith(str(root))
-    found, reason = qemu.installed_choice()
-    assert found is None
-    assert version in reason
+def test_what_failed_leaves_nothing(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(debian, "bootstrap", Bootstrap("", error="mmdebstrap of bookworm failed (1)"))
+    with pytest.raises(RuntimeError, match="mmdebstrap of bookworm failed"):
+        qemu.make(lambda text: None)
+    assert qemu.if_made() is None
+    assert list(qemu.folder().parent.iterdir()) == []
 
 
-def test_without_an_installed_one_the_unpacked_one_is_taken(machine: Path) -> None:
-    assert qemu.unpacked() is None
-    unpack(machine, "7.2.17")
-    assert qemu.choose(lambda text: None).version == "7.2.17"
-    assert qemu.installed_choice()[1].startswith("no qemu-system")
-
-
-def test_the_unpacked_one_can_be_asked_for(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    install(machine, "7.2.22")
-    unpack(machine, "7.2.17")
-    monkeypatch.setenv(qemu.FORCE_BOOKWORM, "bookworm")
-    assert qemu.choose(lambda text: None).version == "7.2.17"
-
-
-def test_a_program_without_a_version_is_refused(machine: Path) -> None:
-    program(machine / "bin" / qemu.PROGRAM, "echo hello")
+def test_a_program_without_a_version_is_refused(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(debian, "bootstrap", Bootstrap("hello"))
     with pytest.raises(RuntimeError, match="does not tell its version"):
-        qemu.choose(lambda text: None)
+        qemu.make(lambda text: None)
 
 
 # -- the accelerator
