@@ -1,7 +1,7 @@
 """The lab host for tests: booted once, shared, brought down at the end if it was not up before.
 
-A lab host that dies by itself (emulation) is started again, at most once for each test; the report at the end
-says so.
+A lab host that dies by itself (emulation) is started again, at most twice for each test; the report at the
+end says so.
 """
 
 from __future__ import annotations
@@ -50,12 +50,12 @@ class Lab:
     def all(self) -> list[Instance]:
         return [self.acme, self.helper, self.globex]
 
-    def back_again(self, test: str) -> None:
-        """Start a dead lab host again, at most once for a test, and let it run what it last ran.
+    def back_again(self, test_run: str) -> None:
+        """Start a dead lab host again, at most once for a test's run, and let it run what it last ran.
 
         What it was last told to remove is fenced there: these instances' next orders are of a new generation.
         """
-        self.host.restart_once(test)
+        self.host.restart_once(test_run)
         if self.last is None:
             return
         self.session.apply(self.last)
@@ -85,6 +85,8 @@ class Lab:
         return answer["exit_code"], base64.b64decode(answer["output_b64"]).decode(errors="replace")
 
 
+#: Of one test, if the lab host dies under it.
+RUNS = 3
 LAB = pytest.StashKey[Lab]()
 BOOTED_HERE = pytest.StashKey[bool]()
 
@@ -119,28 +121,37 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
-    """Run a test again, once, if the lab host itself died under it: that says nothing about the product."""
+    """Run a test again, twice at most, if the lab host itself died under it: that says nothing of ours."""
     if "lab_host" not in getattr(item, "fixturenames", ()):
         return None
     item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
     reports = runtestprotocol(item, log=False, nextitem=nextitem)
-    failed = [report for report in reports if report.failed]
-    if failed and (lab_ := item.session.stash.get(LAB, None)):
-        # One that hangs says nothing on its console: where something did not answer, ask it over ssh too.
-        silent = any(lab.LabDiedError.__name__ in report.longreprtext for report in failed)
-        reason = lab_.host.died_reason(quick=not silent)
-        if reason is not None:
-            _say(
-                f"\nthe lab host itself died (emulation, not the code under test): {reason}\n"
-                f"{lab_.host.last_words()}"
-            )
-            lab_.back_again(item.nodeid)
-            _forget_failed_fixtures(item)
-            reports = runtestprotocol(item, log=False, nextitem=nextitem)
+    for run in range(2, RUNS + 1):
+        lab_ = item.session.stash.get(LAB, None)
+        reason = None if lab_ is None else _death(lab_, reports)
+        if lab_ is None or reason is None:
+            break
+        _say(
+            f"\nthe lab host itself died (emulation, not the code under test): {reason}\n"
+            f"{lab_.host.last_words()}"
+        )
+        lab_.back_again(f"{item.nodeid}, run {run}")
+        _forget_failed_fixtures(item)
+        reports = runtestprotocol(item, log=False, nextitem=nextitem)
     for report in reports:
         item.ihook.pytest_runtest_logreport(report=report)
     item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
     return True
+
+
+def _death(lab_: Lab, reports: list[pytest.TestReport]) -> str | None:
+    """Return why the lab host counts as dead, if the test failed and it does."""
+    failed = [report for report in reports if report.failed]
+    if not failed:
+        return None
+    # One that hangs says nothing on its console: where something did not answer, ask it over ssh too.
+    silent = any(lab.LabDiedError.__name__ in report.longreprtext for report in failed)
+    return lab_.host.died_reason(quick=not silent)
 
 
 def _forget_failed_fixtures(item: pytest.Item) -> None:
