@@ -14,7 +14,6 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,14 +23,13 @@ PROGRAM = "qemu-system-x86_64"
 SUITE = "bookworm"
 RECIPE = build.HERE / "emulator"
 LOADER = "ld-linux-x86-64.so.2"
-# Firmware comes from the first three; the others compile.
+# Firmware comes from the first two; the others fetch and compile the source.
 PACKAGES = (
     "seabios", "qemu-system-data", "ca-certificates", "dpkg-dev", "gcc", "libc6-dev", "libfdt-dev",
     "libglib2.0-dev", "libpixman-1-dev", "libslirp-dev", "meson", "ninja-build", "patch", "pkg-config",
     "python3", "zlib1g-dev",
 )  # fmt: skip
 TRIAL_S = 4.0
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +60,7 @@ def if_made() -> Qemu | None:
     return Qemu((*command, "-L", str(made / "share")), _version(command))
 
 
-def make(say: Say) -> Qemu:
+def make(say: build.Say) -> Qemu:
     """Return the QEMU of this recipe, made now if the cache lacks it. Three to six minutes; needs root.
 
     Raises:

@@ -109,13 +109,10 @@ def toggle(host: lab.LabHost, seconds: int) -> int:
     """
     addresses = [device.address for device in machine.DEVICES if device.role.startswith("gpu")]
     program = TOGGLE.format(addresses=addresses, seconds=seconds)
-    host.ssh(
-        "for a in " + " ".join(addresses) + "; do echo $a >/sys/bus/pci/drivers/bochs-drm/unbind; done", 60
-    )
+    all_of_them = f"for a in {' '.join(addresses)}; do echo $a >/sys/bus/pci/drivers/bochs-drm"
+    host.ssh(f"{all_of_them}/unbind; done", 60)
     switched = int(host.ssh("python3 -", seconds + 120, input=program.encode()).stdout)
-    host.ssh(
-        "for a in " + " ".join(addresses) + "; do echo $a >/sys/bus/pci/drivers/bochs-drm/bind; done", 60
-    )
+    host.ssh(f"{all_of_them}/bind; done", 60)
     return switched
 
 
