@@ -8,6 +8,8 @@ start.
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from orchestrator.agent.effects import Effects
@@ -31,7 +33,7 @@ from orchestrator.model.evidence import Status, Verdict
 from orchestrator.model.host import HostFacts
 from orchestrator.model.launch import LaunchSpec
 from orchestrator.model.naming import interface_id
-from orchestrator.model.observed import DomainState, ObservedDomain, ResetEvidence
+from orchestrator.model.observed import DomainState, ObservedDomain
 from orchestrator.model.report import InstanceReport, Phase
 
 
@@ -41,7 +43,6 @@ class Started:
 
     domain: ObservedDomain | None
     verdicts: tuple[Verdict, ...]
-    resets: tuple[ResetEvidence, ...]
 
 
 class Instances:
@@ -77,16 +78,15 @@ class Instances:
                 phase = Phase.RUNNING
             else:
                 # Also when it is off already: what powered off by itself still holds its devices and port.
-                done = Started(None, (), self.take_down(instance.id))
+                self.take_down(instance.id)
+                done = Started(None, ())
                 self._follow_volumes(spec, domain)
                 phase = Phase.STOPPED
         except BulkheadError as exc:
             return self._failed(instance, exc, uid)
         if done.domain is None:
-            return dataclasses.replace(self._report(instance, phase, uid=uid), resets=done.resets)
-        return dataclasses.replace(
-            self._seen(instance, phase, done.domain, done.verdicts), uid=uid, resets=done.resets
-        )
+            return self._report(instance, phase, uid=uid)
+        return dataclasses.replace(self._seen(instance, phase, done.domain, done.verdicts), uid=uid)
 
     def look(self, instance: Instance, facts: HostFacts) -> InstanceReport:
         """Say what became of one instance, with fresh evidence where it runs; touches nothing."""
@@ -115,7 +115,7 @@ class Instances:
             return self._failed(instance, exc, None)
         return self._seen(instance, Phase.RUNNING, domain, verdicts)
 
-    def take_down(self, instance_id: str) -> tuple[ResetEvidence, ...]:
+    def take_down(self, instance_id: str) -> None:
         """Stop an instance and clean up everything it held but its definition and volumes."""
         domain = self._domain(instance_id)
         self._flows.close(instance_id)
@@ -127,7 +127,7 @@ class Instances:
                 lambda: self._host.hypervisor.stop(instance_id, self._settings.stop_grace_s),
             )
         self._flows.remove(instance_id)
-        return self._pool.release(instance_id)
+        self._pool.release(instance_id)
 
     def cut_off(self, instance_id: str, generation: int) -> None:
         """Close the ports of what is here of an instance up to a generation; it runs on.
@@ -203,7 +203,6 @@ class Instances:
 
     def _bring_up(self, spec: LaunchSpec, domain: ObservedDomain | None, facts: HostFacts) -> Started:
         instance = spec.instance
-        resets: tuple[ResetEvidence, ...] = ()
         if domain is not None and domain.state is DomainState.RUNNING and domain.digest != spec.digest():
             if domain.generation == instance.generation:
                 raise ConflictError(
@@ -215,7 +214,7 @@ class Instances:
             self.take_down(instance.id)
             domain = self._domain(instance.id)
         if domain is None or domain.state is not DomainState.RUNNING:
-            resets = self._start(spec, domain)
+            self._start(spec, domain)
             domain = self._domain(instance.id)
         else:
             self._pool.adopt(instance.id, {device.address: device.id for device in instance.devices})
@@ -232,25 +231,27 @@ class Instances:
             verdicts += tuple(judge_ports(spec, self._host.switch.observe().ports))
         else:
             self._flows.close(instance.id)
-        return Started(domain, verdicts, resets)
+        return Started(domain, verdicts)
 
-    def _start(self, spec: LaunchSpec, domain: ObservedDomain | None) -> tuple[ResetEvidence, ...]:
+    def _start(self, spec: LaunchSpec, domain: ObservedDomain | None) -> None:
         instance = spec.instance
         self._refuse_shared_cpus(instance)
+        # Asked for once: what makes a volume unlocks it too, and each question is a hand-out on record.
+        passphrase = functools.cache(self._host.keys.passphrase)
         for volume in instance.volumes:
-            self._ensure_volume(instance, volume)
+            self._ensure_volume(instance, volume, passphrase)
         self._ensure_seed(instance)
         if domain is None or domain.digest != spec.digest():
             self._effects.do(instance.id, "define_domain", lambda: self._host.hypervisor.define(spec))
-        resets = self._pool.prepare(instance)
+        self._pool.prepare(instance)
         hypervisor = self._host.hypervisor
         try:
             for volume in instance.volumes:
-                passphrase = self._host.keys.passphrase(volume.id, volume.generation)
+                key = passphrase(volume.id, volume.generation)
                 self._effects.do(
                     instance.id,
                     "put_secret",
-                    lambda v=volume, p=passphrase: hypervisor.put_secret(v.id, p),  # type: ignore[misc]
+                    lambda v=volume, p=key: hypervisor.put_secret(v.id, p),  # type: ignore[misc]
                 )
             self._effects.do(instance.id, "start_domain", lambda: hypervisor.start(instance.id))
         finally:
@@ -260,14 +261,15 @@ class Instances:
                     "drop_secret",
                     lambda v=volume: hypervisor.drop_secret(v.id),  # type: ignore[misc]
                 )
-        return resets
 
     def _follow_volumes(self, spec: LaunchSpec, domain: ObservedDomain | None) -> None:
         """Define what is off anew when it has other volumes now: what it let go of may be erased then."""
         if domain is not None and set(domain.volumes) != {each.id for each in spec.instance.volumes}:
             self._effects.do(spec.instance.id, "define_domain", lambda: self._host.hypervisor.define(spec))
 
-    def _ensure_volume(self, instance: Instance, volume: Volume) -> None:
+    def _ensure_volume(
+        self, instance: Instance, volume: Volume, passphrase: Callable[[str, int], bytes]
+    ) -> None:
         self._refuse_erased(volume)
         found = next((v for v in self._host.volumes.observe() if v.volume == volume.id), None)
         if found is not None and found.complete:
@@ -282,12 +284,12 @@ class Instances:
                     hint="order the volume absent first, if its data may go",
                 )
             return
-        passphrase = self._host.keys.passphrase(volume.id, volume.generation)
+        key = passphrase(volume.id, volume.generation)
         self._effects.do(
             instance.id,
             "create_volume",
             lambda: self._host.volumes.create(
-                volume, deployment=self._deployment, tenant=instance.tenant, passphrase=passphrase
+                volume, deployment=self._deployment, tenant=instance.tenant, passphrase=key
             ),
         )
 
@@ -374,6 +376,7 @@ class Instances:
             self._report(instance, Phase.ERROR if error else phase, uid=domain.uid, error=error),
             pid=domain.pid,
             verdicts=verdicts,
+            resets=self._pool.resets(instance.id),
         )
 
     def _failed(self, instance: Instance, problem: BulkheadError, uid: int | None) -> InstanceReport:

@@ -45,8 +45,9 @@ class PoolDevice:
     instance: str | None = None
     #: Evidence class of the last cleaning, empty while dirty.
     evidence: str = ""
-    #: How that cleaning was done.
+    #: How that cleaning was done, and how long it took.
     method: str = ""
+    reset_s: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ class Pool:
         self._effects = effects
         self._vfio_driver = vfio_driver
 
-    def prepare(self, instance: Instance) -> tuple[ResetEvidence, ...]:
+    def prepare(self, instance: Instance) -> None:
         """Take every device of a stopped instance into the pool, clean it and mark it exposed.
 
         Raises:
@@ -54,27 +54,36 @@ class Pool:
             obey.
         """
         wanted = frozenset(device.address for device in instance.devices)
-        evidence: list[ResetEvidence] = []
         for device in instance.devices:
             self._take(instance, device, wanted)
         for device in instance.devices:
             if self._journal.state.pool[device.address].state == "exposed":
                 # A start that was cut off may have shown it to the guest: that was a tenancy of its own.
                 self._mark(instance.id, device.address, state="dirty", instance=instance.id)
-            evidence.append(self._clean(instance.id, device.address))
+            self._clean(instance.id, device.address)
         for device in instance.devices:
             self._mark(instance.id, device.address, state="exposed", instance=instance.id)
-        return tuple(evidence)
 
-    def release(self, instance_id: str) -> tuple[ResetEvidence, ...]:
+    def resets(self, instance_id: str) -> tuple[ResetEvidence, ...]:
+        """Return what cleaned the devices that an instance holds, before they were exposed to it.
+
+        Read from the journal, so that neither a failure after the reset nor an agent that starts anew takes
+        it along. A device that was adopted has none: nobody remembers its reset.
+        """
+        return tuple(
+            # Only a device that answered is marked as cleaned.
+            ResetEvidence(each.address, each.method, each.reset_s, True, each.evidence)
+            for each in sorted(self._journal.state.pool.values(), key=lambda each: each.address)
+            if (each.instance, each.state) == (instance_id, "exposed") and each.method
+        )
+
+    def release(self, instance_id: str) -> None:
         """Clean every device that was exposed to an instance which no longer runs."""
         mine = [d for d in self._journal.state.pool.values() if d.instance == instance_id]
-        evidence: list[ResetEvidence] = []
         for device in sorted(mine, key=lambda d: d.address):
             self._mark(instance_id, device.address, state="dirty", instance=instance_id)
-            evidence.append(self._clean(instance_id, device.address))
+            self._clean(instance_id, device.address)
             self._mark(instance_id, device.address, state="clean", instance=None)
-        return tuple(evidence)
 
     def adopt(self, instance_id: str, devices: Mapping[str, str]) -> None:
         """Remember devices that a running instance holds and the journal lost (address to id)."""
@@ -123,7 +132,7 @@ class Pool:
                 lambda: self._host.devices.bind(device.address, self._vfio_driver),
             )
 
-    def _clean(self, subject: str, address: str) -> ResetEvidence:
+    def _clean(self, subject: str, address: str) -> None:
         evidence = self._effects.do(subject, "reset_device", lambda: self._host.devices.reset(address))
         if not evidence.responds:
             raise DeviceError(
@@ -132,9 +141,10 @@ class Pool:
                 hint="quarantine it and power-cycle the host",
             )
         device = self._journal.state.pool[address]
-        cleaned = dataclasses.replace(device, evidence=evidence.evidence_class, method=evidence.method)
+        cleaned = dataclasses.replace(
+            device, evidence=evidence.evidence_class, method=evidence.method, reset_s=evidence.duration_s
+        )
         self._journal.update(lambda state: with_device(state, cleaned))
-        return evidence
 
     def _mark(self, subject: str, address: str, *, state: str, instance: str | None) -> None:
         device = self._journal.state.pool[address]
@@ -146,6 +156,7 @@ class Pool:
             tenancy=device.tenancy + 1 if exposed_anew else device.tenancy,
             evidence="" if state == "dirty" else device.evidence,
             method="" if state == "dirty" else device.method,
+            reset_s=0.0 if state == "dirty" else device.reset_s,
         )
         self._effects.do(
             subject, f"mark_{state}", lambda: self._journal.update(lambda whole: with_device(whole, marked))

@@ -44,6 +44,7 @@ class InstanceReport:
     pid: int | None = None
     uid: int | None = None
     verdicts: tuple[Verdict, ...] = ()
+    #: What cleaned its devices before they were exposed to it. Empty unless it runs.
     resets: tuple[ResetEvidence, ...] = ()
     #: Path of the guest channel's socket on the host, for asking the guest.
     guest_socket: str | None = None

@@ -17,7 +17,7 @@ from typing import Protocol, TypeVar
 from orchestrator.agent.link.client import LinkRefused
 from orchestrator.agent.link.pace import Backoff, Pace
 from orchestrator.agent.link.rounds import Rounds
-from orchestrator.agent.link.telling import after_apply, after_look, lasting, news_digest
+from orchestrator.agent.link.telling import after_look, lasting, news_digest
 from orchestrator.model.assignment import Assignment
 from orchestrator.model.errors import BulkheadError, FencedError, HostError
 from orchestrator.model.host import HostFacts
@@ -210,7 +210,7 @@ class Session:
         applied = await self._on_host(lambda: self._agent.apply(wanted))
         # Who only looks does not heal: there is nothing to try again before the next look.
         self._settled = applied.ok or wanted.observe_only
-        self._came_of_it(after_apply(self._report, applied))
+        self._came_of_it(applied)
 
     async def _on_host(self, work: Callable[[], T]) -> T:
         """Run one piece of work in a thread; cancelled or not, it is over before anything else begins."""

@@ -1,7 +1,7 @@
 """What an agent tells its controller, and what of it is news. Pure.
 
-A look changes nothing, so what the last application did (removals followed, devices reset) stays true after
-it and is told with it: a report that got lost must not take that along. Called by `session`.
+A look changes nothing, so the removals that the last application followed stay true after it and are told
+with it: a report that got lost must not take them along. Called by `session`.
 """
 
 from __future__ import annotations
@@ -17,31 +17,10 @@ from orchestrator.model.wire import report_document
 
 
 def after_look(applied: HostReport | None, seen: HostReport) -> HostReport:
-    """Return what a look saw, with what the last application of the same assignment did."""
+    """Return what a look saw, with the removals that the last application of this assignment followed."""
     if applied is None or (applied.epoch, applied.revision) != (seen.epoch, seen.revision):
         return seen
-    resets = {(each.instance, each.generation, each.pid): each.resets for each in applied.instances}
-    instances = tuple(
-        dataclasses.replace(
-            each, resets=each.resets or resets.get((each.instance, each.generation, each.pid), ())
-        )
-        for each in seen.instances
-    )
-    return dataclasses.replace(seen, instances=instances, absent=applied.absent)
-
-
-def after_apply(before: HostReport | None, applied: HostReport) -> HostReport:
-    """Return what an application did; a VM that ran through keeps the evidence of its start."""
-    if before is None:
-        return applied
-    resets = {(each.instance, each.generation, each.pid): each.resets for each in before.instances}
-    instances = tuple(
-        each
-        if each.resets or each.pid is None
-        else dataclasses.replace(each, resets=resets.get((each.instance, each.generation, each.pid), ()))
-        for each in applied.instances
-    )
-    return dataclasses.replace(applied, instances=instances)
+    return dataclasses.replace(seen, absent=applied.absent)
 
 
 def lasting(facts: HostFacts) -> HostFacts:

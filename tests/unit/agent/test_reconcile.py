@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 
 from images.labhost.tenants import assignment_of, everything_absent
+from orchestrator.agent.sim.drivers import SimKeys
 from orchestrator.agent.sim.world import SimPort
 from orchestrator.model.assignment import Power
 from orchestrator.model.errors import FencedError, HostError
@@ -371,6 +372,44 @@ def test_libvirt_that_fails_once_is_only_a_report(fleet):
     assert fleet.apply(fleet.two_tenants()).ok
 
 
+def test_reset_is_told_though_the_switch_failed_after_the_start(fleet):
+    fleet.world.failures["label_port"] = [HostError("network.switch_down", "ovs-vswitchd did not answer")]
+
+    first = fleet.apply(fleet.two_tenants()).instances[0]
+    second = fleet.apply(fleet.two_tenants()).instances[0]
+
+    assert (first.phase, first.error["code"]) == (Phase.ERROR, "network.switch_down")
+    assert second.phase is Phase.RUNNING
+    assert [(each.address, each.responds) for each in second.resets] == [
+        (fleet.instance(ACME).devices[0].address, True)
+    ]
+
+
+def test_start_asks_for_each_key_once(fleet, monkeypatch):
+    asked = []
+    answer = SimKeys.passphrase
+
+    def counting(keys, volume, generation):
+        asked.append(volume)
+        return answer(keys, volume, generation)
+
+    monkeypatch.setattr(SimKeys, "passphrase", counting)
+
+    assert fleet.apply(fleet.two_tenants()).ok
+    assert sorted(asked) == ["vol_acme_train", "vol_globex_serve"]
+    # What runs through needs none.
+    assert fleet.apply(fleet.two_tenants()).ok
+    assert len(asked) == 2
+
+
+def test_new_agent_tells_the_reset_of_a_vm_that_ran_through(running):
+    told = [each.resets for each in running.apply(running.two_tenants(revision=3)).instances]
+    seen = [each.resets for each in running.agent().look(running.two_tenants(revision=3)).instances]
+
+    assert [len(each) for each in told] == [1, 1]
+    assert seen == told
+
+
 def test_domain_of_a_lost_journal_goes_on_the_second_sighting_only(running):
     running.settings.journal_path.unlink()
     orders = [each for each in everything_absent(running.two_tenants().instances) if each.kind == "instance"]
@@ -396,6 +435,8 @@ def test_lost_journal_adopts_running_vms(running):
 
     assert report.ok
     assert {name: domain.pid for name, domain in running.world.domains.items()} == pids
+    # Their resets were in it, and what nobody remembers is not claimed.
+    assert [each.resets for each in report.instances] == [(), ()]
 
 
 def test_two_vms_of_one_tenant_get_uids_of_their_own(fleet):
