@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import sys
+from typing import Any
 
 import pytest
 from _pytest.runner import runtestprotocol
@@ -29,6 +30,9 @@ from orchestrator.model.assignment import Assignment, ImageRef, Instance
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Lab tests build on each other's running VMs: keep the files' order, tests of one file together."""
     items.sort(key=lambda item: item.path.name if "tests/lab" in str(item.path) else "")
+    for item in items:
+        if "tests/lab" in str(item.path) and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(LIMIT_S))
 
 
 class Lab:
@@ -74,6 +78,19 @@ class Lab:
         """A new assignment that takes these away without a trace."""
         return self.order([], everything_absent(instances))
 
+    def settled(self, order: Assignment) -> dict[str, Any]:
+        """Apply as the agent's loop does: again while each error is one that may pass, three times at most.
+
+        A switch that has just booted may take longer to answer here than its caller waits.
+        """
+        for _ in range(2):
+            report = self.session.apply(order)
+            errors = [each["error"] for each in report["instances"] if each["error"]]
+            if not errors or not all(error["retryable"] for error in errors):
+                return report
+            _say(f"\nnot as ordered yet: {errors}")
+        return self.session.apply(order)
+
     def sh(self, command: str, timeout_s: float = 120) -> str:
         """Run a shell command in the lab host and return what it printed."""
         return self.host.ssh(command, timeout_s).stdout.strip()
@@ -87,6 +104,8 @@ class Lab:
 
 #: Of one test, if the lab host dies under it.
 RUNS = 3
+#: For one test with its fixtures: the most that one does, three VM starts, took 300 s on a slow machine.
+LIMIT_S = 600
 LAB = pytest.StashKey[Lab]()
 BOOTED_HERE = pytest.StashKey[bool]()
 

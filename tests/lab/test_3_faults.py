@@ -152,7 +152,7 @@ def test_reboot_brings_everything_back(lab_host):
     assert lab_host.session.apply(lab_host.order(kept, lab_host.gone([lab_host.helper]).absent))["ok"]
     lab_host.host.reboot()
 
-    report = lab_host.session.apply(lab_host.order(kept))
+    report = lab_host.settled(lab_host.order(kept))
 
     assert report["ok"], [each["error"] for each in report["instances"]]
     assert_nothing_leaked(lab_host, kept)
