@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from sqlalchemy import select
+from sqlalchemy import BindParameter, bindparam, select
 
 from orchestrator.model.capacity import (
     CoreCapacity,
@@ -49,6 +49,16 @@ _WAITING = (
     .where(_REQUESTS.c.state == RequestState.WAITING)
     .order_by(_REQUESTS.c.submitted_ms, _REQUESTS.c.id)
 )
+_SOME: BindParameter[str] = bindparam("some", expanding=True)
+_SOME_HOSTS = HOSTS.wanting(PLATFORM, _HOSTS.c.id.in_(_SOME))
+_KINDS = select(_FACTS.c.host_id, _FACTS.c.topology).where(_FACTS.c.host_id.in_(_SOME))
+_PARTS = {table.name: select(table).where(table.c.host_id.in_(_SOME)) for table in (_GPUS, _MEMORY, _CLAIMS)}
+_FACTS_OF = select(_FACTS.c.topology, _FACTS.c.facts).where(_FACTS.c.host_id == bindparam("host"))
+_DISKS_OF = select(_VOLUMES.c.instance_id, _VOLUMES.c.host_id, _VOLUMES.c.size_gib).where(
+    _VOLUMES.c.instance_id.in_(_SOME)
+)
+#: SQLite takes a bounded number of parameters.
+_AT_ONCE = 500
 
 
 #: Topologies that are kept; more than a fleet has kinds of hosts.
@@ -109,19 +119,13 @@ class FleetCache:
         grouped: dict[str, dict[str, list[Any]]] = defaultdict(lambda: defaultdict(list))
         hosts: list[FleetHost] = []
         kinds: dict[str, str] = {}
-        # SQLite takes a bounded number of parameters.
-        for at in range(0, len(wanted), 500):
-            some = wanted[at : at + 500]
-            hosts += HOSTS.where(tx, PLATFORM, _HOSTS.c.id.in_(some))
-            kinds |= {
-                row.host_id: row.topology
-                for row in tx.all(
-                    select(_FACTS.c.host_id, _FACTS.c.topology).where(_FACTS.c.host_id.in_(some))
-                )
-            }
-            for table in (_GPUS, _MEMORY, _CLAIMS):
-                for row in tx.all(select(table).where(table.c.host_id.in_(some))):
-                    grouped[row.host_id][table.name].append(row)
+        for at in range(0, len(wanted), _AT_ONCE):
+            some = {"some": wanted[at : at + _AT_ONCE]}
+            hosts += HOSTS.found(tx, _SOME_HOSTS, some)
+            kinds |= {row.host_id: row.topology for row in tx.all(_KINDS, some)}
+            for name, statement in _PARTS.items():
+                for row in tx.all(statement, some):
+                    grouped[row.host_id][name].append(row)
         return {
             host.id: _capacity(host, self._topology(tx, host.id, kinds.get(host.id)), grouped[host.id])
             for host in hosts
@@ -136,7 +140,7 @@ class FleetCache:
             if len(self._topologies) >= _MAX_TOPOLOGIES:
                 self._topologies.clear()
             # Both from one row: with PostgreSQL it may be another by now than a moment ago.
-            row = tx.first(select(_FACTS.c.topology, _FACTS.c.facts).where(_FACTS.c.host_id == host_id))
+            row = tx.first(_FACTS_OF, {"host": host_id})
             if row is None:
                 return _Topology()
             found = self._topologies[row.topology] = _topology(row.facts)
@@ -193,12 +197,8 @@ class _Disks:
 def _disks(tx: Reader, instances: Sequence[str]) -> Mapping[str, _Disks]:
     """The volumes of these instances, by instance."""
     found: dict[str, _Disks] = defaultdict(_Disks)
-    # SQLite takes a bounded number of parameters.
-    for at in range(0, len(instances), 500):
-        wanted = _VOLUMES.c.instance_id.in_(instances[at : at + 500])
-        for row in tx.all(
-            select(_VOLUMES.c.instance_id, _VOLUMES.c.host_id, _VOLUMES.c.size_gib).where(wanted)
-        ):
+    for at in range(0, len(instances), _AT_ONCE):
+        for row in tx.all(_DISKS_OF, {"some": instances[at : at + _AT_ONCE]}):
             disks = found[row.instance_id]
             if row.host_id is None:
                 disks.new_gib += row.size_gib
