@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -75,9 +76,11 @@ class Serving:
         assert self.running is not None
         path = Path(f"/proc/{self.running.pid}/task/{self.running.pid}/children")
         for pid in map(int, path.read_text().split()):
-            argv = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
-            if argv[3:5] == [word, "serve"]:
-                return pid
+            # One that ends between the two looks serves as nothing.
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                argv = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
+                if argv[3:5] == [word, "serve"]:
+                    return pid
         return None
 
     def client(self) -> Client:
