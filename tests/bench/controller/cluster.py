@@ -87,6 +87,10 @@ class Tenant:
         wanted = {"name": name, "type": "small", "image": "probe", "networks": ["lan"]}
         return str(self.ask("POST", f"{T}/instances", wanted)["id"])
 
+    def delete(self, name: str) -> str:
+        """Ask for an instance to go; return its operation's id."""
+        return str(self.ask("DELETE", f"{T}/instances/{name}")["id"])
+
     def over(self, operation: str) -> None:
         """Wait until an operation is over, and well."""
         end = time.monotonic() + DEADLINE_S

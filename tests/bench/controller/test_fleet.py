@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.bench.controller import cluster
-from tests.bench.controller.cluster import Cluster
+from tests.bench.controller.cluster import GPUS, Cluster, Tenant
 from tests.bench.controller.measuring import FOUND, Found, durable_ms, own_cpu_s
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(3000)]
@@ -73,28 +73,48 @@ def test_what_agents_that_poll_take_of_a_core(fleet: Cluster, background: Backgr
     assert all(host.running for host in fleet.fleet.hosts)
 
 
-def test_from_accepted_to_running(fleet: Cluster, background: Background, tmp_path: Path):
+def above_ms(client: Tenant, name: str) -> float:
+    """Create an instance; return the time from accepted to running, less what is simulated."""
+    operation = client.create(name)
+    accepted = time.monotonic()
+    client.over(operation)
+    return (time.monotonic() - accepted - START_S) * 1000
+
+
+def test_from_accepted_to_running_on_an_idle_fleet(fleet: Cluster, background: Background):
     client = fleet.client()
     took_ms = []
-    began, ours, theirs = time.monotonic(), fleet.controller.cpu_s(), own_cpu_s()
     for number in range(CREATES):
-        operation = client.create(f"soon-{number}")
-        accepted = time.monotonic()
-        client.over(operation)
-        took_ms.append((time.monotonic() - accepted - START_S) * 1000)
-    took_s = time.monotonic() - began
-    ours = fleet.controller.cpu_s() - ours - background.controller * took_s
-    theirs = own_cpu_s() - theirs - background.fleet * took_s
-    p50, p95 = statistics.median(took_ms), statistics.quantiles(took_ms, n=20)[-1]
+        took_ms.append(above_ms(client, f"idle-{number}"))
+        # The next one finds all hosts idle again.
+        client.over(client.delete(f"idle-{number}"))
     FOUND.append(
         Found(
             f"accepted to running on {HOSTS} idle hosts, p50 above the simulated {START_S * 1000:.0f} ms",
-            f"{p50:.0f} ms",
+            f"{statistics.median(took_ms):.0f} ms",
             wanted=f"at most {ABOVE_MS_WANTED:.0f} ms",
         )
     )
+    FOUND.append(_spread(took_ms))
+
+
+def _spread(took_ms: list[float]) -> Found:
+    p95 = statistics.quantiles(took_ms, n=20)[-1]
+    return Found("  the same, least, first, p95", f"{min(took_ms):.0f}, {took_ms[0]:.0f}, {p95:.0f} ms")
+
+
+def test_from_accepted_to_running_while_hosts_fill(fleet: Cluster, background: Background, tmp_path: Path):
+    client = fleet.client()
+    began, ours, theirs = time.monotonic(), fleet.controller.cpu_s(), own_cpu_s()
+    took_ms = [above_ms(client, f"soon-{number}") for number in range(CREATES)]
+    took_s = time.monotonic() - began
+    ours = fleet.controller.cpu_s() - ours - background.controller * took_s
+    theirs = own_cpu_s() - theirs - background.fleet * took_s
     load = os.getloadavg()[0]
-    FOUND.append(Found("the same, least, first, p95", f"{min(took_ms):.0f}, {took_ms[0]:.0f}, {p95:.0f} ms"))
+    # Each VM that a host has is examined with each change there.
+    what = f"the same while first fit fills hosts with {GPUS} VMs each"
+    FOUND.append(Found(what, f"{statistics.median(took_ms):.0f} ms"))
+    FOUND.append(_spread(took_ms))
     FOUND.append(Found("  processor time of the controller for one", f"{ours / CREATES * 1000:.0f} ms"))
     FOUND.append(
         Found("  of the simulated fleet and the client for one", f"{theirs / CREATES * 1000:.0f} ms")
