@@ -256,10 +256,12 @@ WAIT = """
       ansible.builtin.command: sleep 271
 """
 WAITING = """
-import sys
+import signal, sys
 from pathlib import Path
 from hostprep.run import PlaybookRun, run_playbook
 from tests.unit.hostprep.test_run import LOCAL
+# A shell starts what it puts into the background with this signal ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 run_playbook(PlaybookRun(Path(sys.argv[1]), "play.yml", LOCAL), lambda each: print(each["event"], flush=True))
 """
 
