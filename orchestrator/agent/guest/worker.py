@@ -11,6 +11,7 @@ import ctypes
 import json
 import math
 import os
+import re
 import resource
 import socket
 import sys
@@ -32,7 +33,12 @@ MAX_OUTPUT_BYTES = 2 * MAX_LINE_BYTES + 1024
 EXIT_NO_ANSWER = 3
 EXIT_BAD_ANSWER = 4
 _ADDRESS_SPACE_BYTES = 256 * 1024 * 1024
-_CPU_S = 10
+#: Processor time beyond the question's own: for a worker whose parent died before it could kill it.
+_CPU_GRACE_S = 10
+#: What stands in no JSON outside a string, so that a backslash there ends the reading anyway.
+_ESCAPES = re.compile(rb"\\.", re.DOTALL)
+_STRINGS = re.compile(rb'"[^"]*"?')
+_ALL_BUT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 #: prctl(2), linux/prctl.h.
 _PR_SET_DUMPABLE = 4
 _PR_SET_NO_NEW_PRIVS = 38
@@ -93,23 +99,11 @@ def expect_shape(reply: dict[str, Any]) -> None:
 
 def _expect_shallow(line: bytes) -> None:
     """Count brackets outside strings, so that no parser recurses deeper than we allow."""
-    depth, inside, escaped = 0, False, False
-    for byte in line:
-        if inside:
-            if escaped:
-                escaped = False
-            elif byte == 0x5C:
-                escaped = True
-            elif byte == 0x22:
-                inside = False
-        elif byte == 0x22:
-            inside = True
-        elif byte in b"[{":
-            depth += 1
-            if depth > MAX_DEPTH:
-                raise BadAnswer("nested too deeply")
-        elif byte in b"]}":
-            depth -= 1
+    depth = 0
+    for byte in _STRINGS.sub(b"", _ESCAPES.sub(b"", line)).translate(None, _ALL_BUT_BRACKETS):
+        depth += 1 if byte in b"[{" else -1
+        if depth > MAX_DEPTH:
+            raise BadAnswer("nested too deeply")
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -155,12 +149,17 @@ def _clean(value: Any, count: list[int]) -> Any:
     return value
 
 
-def confine(uid: int, gid: int) -> None:
-    """Give up rights and bound this process, for good. Without root there are no rights to give up."""
+def confine(uid: int, gid: int, timeout_s: float) -> None:
+    """Give up rights and bound this process, for good. Without root there are no rights to give up.
+
+    `timeout_s` is the question's own. Processor time follows it: on an emulated or crowded host, what others
+    take counts as ours, so a small fixed bound would kill workers that only were slow.
+    """
     libc = ctypes.CDLL(None, use_errno=True)
+    cpu_s = math.ceil(timeout_s) + _CPU_GRACE_S
     for resource_kind, limit in (
         (resource.RLIMIT_AS, _ADDRESS_SPACE_BYTES),
-        (resource.RLIMIT_CPU, _CPU_S),
+        (resource.RLIMIT_CPU, cpu_s),
         (resource.RLIMIT_FSIZE, 0),
         (resource.RLIMIT_CORE, 0),
         # Open descriptors stay open and none can be added; poll(2) refuses more entries than the limit, hence
@@ -272,7 +271,7 @@ def main(arguments: list[str]) -> int:
     connection = socket.socket(fileno=number)
     request = sys.stdin.buffer.read()
     wanted = json.loads(request)["id"]
-    confine(uid, gid)
+    confine(uid, gid, timeout_s)
     try:
         told, status = encode(converse(connection, request, wanted, timeout_s)), 0
     except NoAnswer as exc:

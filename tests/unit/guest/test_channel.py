@@ -95,6 +95,27 @@ def test_strings_lose_what_terminals_obey(tmp_path):
     assert found["k"] == ["a[31mbc"]
 
 
+#: Each nests as deep as may be, or one deeper: by what stands outside strings.
+OUTSIDE_STRINGS = {
+    b"[" * 16 + b"]" * 16: True,
+    b"[" * 17 + b"]" * 17: False,
+    b"[[]," * 16 + b"[" + b"]" * 17: False,
+    b'["' + b"[{" * 40 + b'"]': True,
+    b'["\\"' + b"[" * 40 + b'"]': True,
+    b'["\\\\"' + b",[" * 16 + b"]" * 17: False,
+    b'["a\\\\\\"' + b"[" * 40 + b'"]': True,
+}
+
+
+@pytest.mark.parametrize("text", OUTSIDE_STRINGS)
+def test_brackets_nest_so_deep_outside_strings_and_not_within(text):
+    if OUTSIDE_STRINGS[text]:
+        worker._expect_shallow(text)
+    else:
+        with pytest.raises(worker.BadAnswer, match="nested too deeply"):
+            worker._expect_shallow(text)
+
+
 HOSTILE = {
     "deep nesting": b'{"id":%d,"ok":true,"x":' + b"[" * 100_000 + b"]" * 100_000 + b"}\n",
     "a little too deep": b'{"id":%d,"ok":true,"x":' + b"[" * 16 + b"]" * 16 + b"}\n",
@@ -222,7 +243,12 @@ def test_worker_has_no_rights_no_environment_and_few_descriptors(tmp_path):
 
     fields = dict(line.split(":\t", 1) for line in seen["status"].splitlines())
     assert fields["NoNewPrivs"] == "1"
-    for kind, limit in (("Max address space", 256 << 20), ("Max file size", 0), ("Max open files", 1)):
+    for kind, limit in (
+        ("Max address space", 256 << 20),
+        ("Max cpu time", 15),
+        ("Max file size", 0),
+        ("Max open files", 1),
+    ):
         line = next(line for line in seen["limits"].splitlines() if line.startswith(kind))
         assert line.removeprefix(kind).split()[:2] == [str(limit)] * 2
     if os.geteuid() == 0:
