@@ -8,6 +8,7 @@ from __future__ import annotations
 import pytest
 
 from orchestrator.isolation.flows import FlowPort, compile_flows
+from tests.lab.scripts import ping
 
 pytestmark = pytest.mark.lab
 
@@ -30,8 +31,8 @@ def address(instance) -> str:
     return instance.ports[0].addresses[0].address
 
 
-def reaches(lab_host, source, target: str) -> bool:
-    code, _output = lab_host.run(source, f"ping -c 2 -W 4 {target} >/dev/null 2>&1")
+def reaches(lab_host, source, target: str, tries: int = 10) -> bool:
+    code, _output = lab_host.run(source, ping(target, tries))
     return code == 0
 
 
@@ -104,7 +105,7 @@ def test_same_tenant_reaches_each_other(lab_host):
 
 def test_other_tenant_with_the_same_subnet_is_never_reached(lab_host):
     assert address(lab_host.acme) == address(lab_host.globex)
-    assert not reaches(lab_host, lab_host.globex, address(lab_host.helper))
+    assert not reaches(lab_host, lab_host.globex, address(lab_host.helper), tries=2)
     assert leaks(lab_host) == []
 
 
@@ -157,7 +158,7 @@ def test_closed_port_carries_nothing_and_opening_it_early_shows(lab_host):
     )
     order = lab_host.order(lab_host.all)
     load_flows(lab_host, [flow_port(lab_host, acme), flow_port(lab_host, globex)])
-    assert not reaches(lab_host, acme, address(helper))
+    assert not reaches(lab_host, acme, address(helper), tries=2)
     assert failed_checks(lab_host.session.verify(order)) == {"port.mode", "port.tag", "port.open"}
 
     load_flows(lab_host, [flow_port(lab_host, each) for each in lab_host.all])

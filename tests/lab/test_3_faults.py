@@ -9,6 +9,7 @@ import pytest
 from images.labhost.session import ApplyError
 from images.labhost.tenants import Tenancy, instance_for
 from tests.lab import kernel_view
+from tests.lab.scripts import ping
 
 pytestmark = pytest.mark.lab
 
@@ -43,7 +44,7 @@ def test_empty_lower_and_foreign_assignments_destroy_nothing(lab_host):
 
     assert pids(lab_host, lab_host.all) == before
     assert "priority=0" in lab_host.sh("ovs-ofctl -O OpenFlow14 dump-flows br-bulkhead")
-    code, _ = lab_host.run(lab_host.acme, "ping -c 2 -W 4 10.0.0.11")
+    code, _ = lab_host.run(lab_host.acme, ping("10.0.0.11"))
     assert code == 0
 
 
@@ -83,7 +84,7 @@ def test_libvirtd_and_the_switch_killed_and_restarted_midway(lab_host):
 
     assert report["ok"], [each["error"] for each in report["instances"]]
     assert pids(lab_host, lab_host.all) == before
-    code, _ = lab_host.run(lab_host.acme, "ping -c 2 -W 4 10.0.0.11")
+    code, _ = lab_host.run(lab_host.acme, ping("10.0.0.11"))
     assert code == 0
 
 

@@ -26,6 +26,7 @@ from orchestrator.model.errors import NotFoundError
 from orchestrator.store.engine import Database
 from orchestrator.store.store import Store
 from tests.lab import kernel_view
+from tests.lab.scripts import ping
 from tests.lab.test_3_faults import assert_nothing_leaked
 
 pytestmark = pytest.mark.lab
@@ -180,7 +181,7 @@ def test_both_tenants_use_the_same_addresses_and_reach_their_own(deployment: Dep
     }
     for source, target in (("train", "help"), ("serve", "sweep")):
         to = ports[target]["address"]
-        script = f"ping -c 2 -W 4 {to} >/dev/null && grep '^{to} ' /proc/net/arp"
+        script = f"({ping(to)}) && grep '^{to} ' /proc/net/arp"
         code, said = inside(deployment, found[source]["id"], script)
         assert code == 0
         assert ports[target]["mac"] in said
