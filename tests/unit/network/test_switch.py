@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import signal
-from collections.abc import Callable
+import socket
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +15,7 @@ import pytest
 from orchestrator.agent.effects import Effects, Silent
 from orchestrator.agent.flowsync import FlowSync
 from orchestrator.agent.journal import Journal, PortRecord
-from orchestrator.agent.network import OvsSwitch
+from orchestrator.agent.network import OvsSwitch, openflow
 from orchestrator.agent.network.openflow import FlowTable
 from orchestrator.agent.network.ovsdb import Database
 from orchestrator.isolation.flows import FlowProgram
@@ -35,6 +38,55 @@ from tests.unit.network.driving import (
     running,
     seen,
 )
+
+
+@contextlib.contextmanager
+def hanging_up(path: Path, times: int) -> Iterator[list[int]]:
+    """Stand before a switch's socket, hang up on so many that ask, and let the others through.
+
+    Who only knocks is not counted: nothing is read of it.
+    """
+    real, hung_up = path.with_name("real.mgmt"), []
+    path.rename(real)
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(path))
+    listener.listen()
+
+    def serve() -> None:
+        while True:
+            try:
+                asker, _ = listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=one, args=(asker,), daemon=True).start()
+
+    def one(asker: socket.socket) -> None:
+        with asker, contextlib.suppress(OSError):
+            said = asker.recv(65536)
+            if said and len(hung_up) < times:
+                hung_up.append(len(said))
+            elif said:
+                with socket.socket(socket.AF_UNIX) as switch:
+                    switch.connect(str(real))
+                    switch.sendall(said)
+                    back = threading.Thread(target=carry, args=(switch, asker), daemon=True)
+                    back.start()
+                    carry(asker, switch)
+
+    def carry(source: socket.socket, to: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while said := source.recv(65536):
+                to.sendall(said)
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    try:
+        yield hung_up
+    finally:
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+        path.unlink()
+        real.rename(path)
 
 
 class TestPort:
@@ -262,6 +314,22 @@ class TestOutages:
         finally:
             vswitch.signal_switch(signal.SIGCONT)
         assert switch.drift(NOTHING) == ()
+
+    @pytest.mark.parametrize(("times", "answered"), [(2, True), (9, False)])
+    def test_switch_that_hangs_up_is_asked_again_and_not_for_ever(
+        self, vswitch: DummyVswitch, monkeypatch: pytest.MonkeyPatch, times: int, answered: bool
+    ) -> None:
+        """A busy switch closes what it had no time to read."""
+        monkeypatch.setattr(openflow, "_PAUSE_S", 0.0)
+        switch = vswitch.switch()
+        switch.ensure_bridge()
+        with hanging_up(vswitch.home / f"{BRIDGE}.mgmt", times) as hung_up:
+            if answered:
+                assert switch.drift(NOTHING) == ()
+            else:
+                with refused(HostError, "network.flows_unread"):
+                    switch.drift(NOTHING)
+        assert len(hung_up) == min(times, 5)
 
     def test_killed_database_is_told_and_its_return_used(self, vswitch: DummyVswitch) -> None:
         switch = vswitch.switch()
