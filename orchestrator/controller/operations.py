@@ -216,13 +216,11 @@ def progress(tx: UnitOfWork, identity: str, done: int, total: int) -> None:
     running.update(done=done, total=total)
     # A count on the way is no news for an auditor: its end is.
     tx.note(update(TABLE).where(TABLE.c.id == identity).values(steps=steps))
-    tx.wake(f"operation:{identity}")
 
 
 def told(tx: UnitOfWork, identity: str, result: Mapping[str, Any]) -> None:
     """Write what an operation came to so far."""
     tx.execute(update(TABLE).where(TABLE.c.id == identity).values(result=dict(result)))
-    tx.wake(f"operation:{identity}")
 
 
 def trouble(tx: UnitOfWork, identity: str | None, error: Mapping[str, Any]) -> bool:
@@ -237,7 +235,6 @@ def trouble(tx: UnitOfWork, identity: str | None, error: Mapping[str, Any]) -> b
     if found is None or found.error == error:
         return False
     tx.note(update(TABLE).where(TABLE.c.id == identity).values(error=dict(error)))
-    tx.wake(f"operation:{identity}")
     return found.error is None or found.error.get("code") != error.get("code")
 
 
@@ -299,4 +296,6 @@ def _write(
             "finished_ms": finished,
         },
     )
-    tx.wake(f"operation:{operation.id}")
+    if state.over:
+        # Who waits, waits for its end.
+        tx.wake(f"operation:{operation.id}")

@@ -290,3 +290,16 @@ def test_a_host_that_removes_one_thing_and_not_yet_the_other_goes_on(platform):
 
     assert platform.operation(operation).state is OperationState.SUCCEEDED
     assert platform.world.volumes == {}
+
+
+def test_who_waits_for_an_operation_is_woken_by_its_end_and_not_on_the_way(platform):
+    operation, rung = platform.create(platform.acme, "train"), []
+    platform.store.bell = rung.append
+
+    platform.schedule()
+    platform.apply()
+    assert rung
+    assert not any(f"operation:{operation.id}" in topics for topics in rung)
+    platform.report()
+
+    assert f"operation:{operation.id}" in set().union(*rung)
