@@ -6,7 +6,6 @@ Arguments: its settings file, and where: `decided` (a place is chosen, nothing i
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 import threading
@@ -23,7 +22,8 @@ _stops = iter([True])
 
 def stop_once(*_: object) -> None:
     if next(_stops, False):
-        os.kill(os.getpid(), signal.SIGSTOP)
+        # To this very thread: of one to the process another thread may hear, and this one goes on meanwhile.
+        signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
 
 
 def main(settings: Path, where: str) -> None:
