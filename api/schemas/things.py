@@ -146,6 +146,15 @@ class InstanceIn(In):
             "nobody but its tenant stop it."
         ),
     ] = "stop"
+    drain_deadline_s: Annotated[
+        Whole | None,
+        Field(
+            ge=1,
+            le=7 * 86_400,
+            description="How long it may run on in a drain before that becomes of it; one that refuses is "
+            "stopped then. Without it: at once, and one that refuses never.",
+        ),
+    ] = None
 
     def wanted(self, user_data: SealedUserData | None) -> NewInstance:
         """As the controller takes it, with its user data sealed."""
@@ -158,6 +167,7 @@ class InstanceIn(In):
             user_data=user_data,
             on_no_capacity=self.on_no_capacity,
             on_drain=self.on_drain,
+            drain_deadline_s=self.drain_deadline_s,
         )
 
 
@@ -232,6 +242,7 @@ class InstanceOut(Out):
     error: ErrorOut | None
     rebuilt: RebuiltOut | None
     on_drain: str
+    drain_deadline_s: int | None
     failures: int
     operation_id: str | None
     created_at: str
@@ -271,6 +282,7 @@ class InstanceOut(Out):
             error=ErrorOut.of(instance.error),
             rebuilt=RebuiltOut.of(instance.rebuilt),
             on_drain=instance.on_drain,
+            drain_deadline_s=instance.drain_deadline_s,
             failures=instance.failures,
             operation_id=instance.operation_id,
             created_at=at(instance.created_ms),

@@ -1,14 +1,15 @@
 """Draining a host: nothing new comes, what runs is stopped, moved or waited for, until nothing runs.
 
-An operator begins it with a policy and a deadline, each instance says what becomes of it (`on_drain`); the
-loop takes it on from there, level-triggered, so that any controller may do any turn. Stopped instances keep
-their claims and their place on the host. What moves is stopped, built anew elsewhere from its image, and its
-former self is ordered away. Uncordon or cordon ends a drain (`hosts`). The public API and the loops call it.
+An operator begins it with a policy and a deadline, each instance says what becomes of it (`on_drain`) and
+when (`drain_deadline_s`); the loop takes it on from there, level-triggered, so that any controller may do any
+turn. Stopped instances keep their claims and their place on the host. What moves is stopped, built anew
+elsewhere from its image, and its former self is ordered away. Uncordon or cordon ends a drain (`hosts`). The
+public API and the loops call it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import select, update
@@ -48,7 +49,8 @@ def begin(
 
     Args:
         policy: `each` does as each instance says; `stop` stops all that runs; `wait` waits until tenants do.
-        deadline_s: after so many seconds the operation fails with what still runs; the host stays draining.
+        deadline_s: after so many seconds the operation fails with what still runs; the host stays draining,
+            and what each instance said is done all the same.
 
     Raises:
         NotFoundError: `host.unknown`.
@@ -65,6 +67,7 @@ def begin(
     drain = {
         "operation_id": operation_id,
         "policy": policy,
+        "begun_ms": tx.now_ms,
         "deadline_ms": tx.now_ms + deadline_s * 1000,
         "overdue": False,
     }
@@ -85,8 +88,24 @@ def begin(
         tenant=None,
         details={"reason": reason, "was": host.state.value, "policy": policy, "deadline_s": deadline_s},
     )
+    if policy == "each":
+        for each in INSTANCES.where(tx, PLATFORM, _INSTANCES.c.host_id == host.id):
+            _announce(tx, each)
     tx.wake(TOPIC)
     return made
+
+
+def _announce(tx: UnitOfWork, instance: InstanceRecord) -> None:
+    """Tell a tenant whose instance runs on for a while: perhaps it would rather choose the hour itself."""
+    if instance.desired is not Desired.RUNNING:
+        return
+    if instance.on_drain == "refuse" or instance.drain_deadline_s is not None:
+        tx.record(
+            "instance.drain_announced",
+            ("instance", instance.id),
+            tenant=instance.tenant_id,
+            details={"on_drain": instance.on_drain, "deadline_s": instance.drain_deadline_s},
+        )
 
 
 def draining(tx: Reader) -> list[str]:
@@ -104,7 +123,7 @@ def turn(tx: UnitOfWork, host_id: str) -> None:
         return
     operation = operations.platform(tx, host.drain["operation_id"])
     here = INSTANCES.where(tx, PLATFORM, _INSTANCES.c.host_id == host.id)
-    due = {each.id: _due(tx, host.drain["policy"], each) for each in here}
+    due = {each.id: _due(tx, host.drain, each) for each in here}
     for each in here:
         if due[each.id] == "move" and each.state is InstanceState.STOPPED:
             evacuate.move(tx, host, each, host.reason)
@@ -117,10 +136,8 @@ def turn(tx: UnitOfWork, host_id: str) -> None:
         return
     total = len(here) + len(leaving)
     operations.progress(tx, operation.id, total - len(left) - len(leaving), total)
-    if tx.now_ms >= host.drain["deadline_ms"]:
-        if not host.drain["overdue"]:
-            _overdue(tx, host, left, [each.instance_id for each in leaving])
-        return
+    if tx.now_ms >= host.drain["deadline_ms"] and not host.drain["overdue"]:
+        _overdue(tx, host, left, [each.instance_id for each in leaving])
     for each in left:
         # What was only just placed is handed to the host first: its GPUs are the tenant's from then on.
         if each.desired is not Desired.RUNNING or each.state is InstanceState.SCHEDULED:
@@ -129,11 +146,14 @@ def turn(tx: UnitOfWork, host_id: str) -> None:
             _stop(tx, operation, each, "instance.rebuild" if due[each.id] == "move" else "instance.stop")
 
 
-def _due(tx: Reader, policy: str, instance: InstanceRecord) -> str:
+def _due(tx: UnitOfWork, drain: Mapping[str, Any], instance: InstanceRecord) -> str:
     """What becomes of an instance: `stop`, `move` or `wait`; what is off moves only if that has begun."""
-    if policy != "each":
-        return policy
-    if instance.on_drain == "refuse":
+    if drain["policy"] != "each":
+        return str(drain["policy"])
+    own_s = instance.drain_deadline_s
+    if own_s is None and instance.on_drain == "refuse":
+        return "wait"
+    if tx.now_ms < drain.get("begun_ms", 0) + (own_s or 0) * 1000:
         return "wait"
     if instance.on_drain != "move" or evacuate.has_own_data(tx, instance):
         return "stop"

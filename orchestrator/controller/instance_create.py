@@ -46,6 +46,7 @@ class NewInstance:
         user_data: sealed for this tenant, under the id that the instance will have.
         on_no_capacity: `wait` in the queue, or `fail` at once.
         on_drain: `stop`, `move` or `refuse`, when its host is drained.
+        drain_deadline_s: how long it may run on then; see `InstanceRecord`.
     """
 
     name: str
@@ -56,6 +57,7 @@ class NewInstance:
     user_data: SealedUserData | None = None
     on_no_capacity: str = "wait"
     on_drain: str = "stop"
+    drain_deadline_s: int | None = None
 
 
 def create(tx: UnitOfWork, caller: Caller, wanted: NewInstance, operation_id: str) -> Operation:
@@ -223,6 +225,7 @@ def _insert(
         "user_data_bytes": 0 if wanted.user_data is None else wanted.user_data.size_bytes,
         "failures": 0,
         "on_drain": wanted.on_drain,
+        "drain_deadline_s": wanted.drain_deadline_s,
         "operation_id": operation_id,
         "created_ms": tx.now_ms,
         "updated_ms": tx.now_ms,

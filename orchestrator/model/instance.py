@@ -25,6 +25,8 @@ class InstanceRecord:
         failures: reports of failure in a row.
         on_drain: what its tenant wants when its host is drained: `stop`, `move` (built anew elsewhere from
             its image) or `refuse` (only its tenant stops it).
+        drain_deadline_s: how long it may run on in a drain before that becomes of it, and before one that
+            refuses is stopped; None is at once, and of one that refuses never.
         rebuilt: `at_ms`, `reason` and `lost_volumes` (`id` and `name` of each, its former boot volume among
             them) of the last time that it was built anew elsewhere; None when it never was.
         operation_id: the operation that works on it now, or did last.
@@ -58,6 +60,7 @@ class InstanceRecord:
     updated_ms: int
     rebuilt: Mapping[str, Any] | None = None
     on_drain: str = "stop"
+    drain_deadline_s: int | None = None
 
     @property
     def gone(self) -> bool:

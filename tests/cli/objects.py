@@ -62,6 +62,7 @@ def instance(name: str, identity: str, state: str = "running", **changes: Any) -
         "error": None,
         "rebuilt": None,
         "on_drain": "stop",
+        "drain_deadline_s": None,
         "failures": 0,
         "operation_id": OP1,
         "created_at": AT,

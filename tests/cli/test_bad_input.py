@@ -144,6 +144,7 @@ CASES: list[tuple[str, str]] = [
     ("host fence gpu-01 --yes --reason stolen", "host.power_unsure"),
     ("host drain gpu-01 --yes --reason x --policy some", "host.drain_policy"),
     ("instance create a --type b --image c --on-drain die", "instance.on_drain"),
+    ("instance create a --type b --image c --drain-deadline never", "wait.timeout"),
     (f"host evacuate gpu-01 --yes --reason {'x' * 401}", "reason.invalid"),
     ("gpu release gpu_a --reason \x1b[2J", "reason.invalid"),
     ("user create alice --roles root", "user.roles"),

@@ -228,6 +228,11 @@ def test_create_waits_and_shows_what_was_made(bulkhead: Bulkhead, api: FakeApi) 
     assert api.body(0) == {"name": "train", **body}
 
 
+def test_create_sends_how_long_it_may_run_on_in_a_drain(bulkhead: Bulkhead, api: FakeApi) -> None:
+    assert bulkhead(*CREATE, "--drain-deadline", "2h").exit_code == 0
+    assert api.body(0)["drain_deadline_s"] == 7200
+
+
 def test_create_polls_until_it_is_over_and_says_each_step_once(bulkhead: Bulkhead, api: FakeApi) -> None:
     running = httpx2.Response(200, json=objects.operation(state="running"))
     api.reply(f"GET {WHERE}", running, running, httpx2.Response(200, json=objects.operation()))

@@ -106,6 +106,14 @@ def create(
             help="When its host is drained: stop, move (built anew) or refuse.",
         ),
     ] = "stop",
+    drain_deadline: Annotated[
+        str | None,
+        typer.Option(
+            "--drain-deadline",
+            metavar="TIME",
+            help="It runs on so long in a drain: 30m, 12h; then even one that refuses is stopped.",
+        ),
+    ] = None,
     tenant: TenantOption = None,
     dry_run: DryRunOption = False,
     no_wait: NoWaitOption = False,
@@ -134,6 +142,8 @@ def create(
         "on_no_capacity": on_no_capacity,
         "on_drain": on_drain,
     }
+    if drain_deadline is not None:
+        body["drain_deadline_s"] = int(seconds_of(drain_deadline, "--drain-deadline"))
     if user_data is not None:
         body["user_data"] = checks.read_text(user_data, "--user-data")
     with session.tenant(tenant) as (client, scope):

@@ -40,6 +40,7 @@ class InstanceRow(SQLModel, table=True):
     evidence: dict[str, Any] | None = document(None, nullable=True)
     failures: int = 0
     on_drain: str = Field(default="stop", max_length=8)
+    drain_deadline_s: int | None = None
     #: When, why and with what loss it was last built anew on another host.
     rebuilt: dict[str, Any] | None = document(None, nullable=True)
     operation_id: str | None = Field(default=None, max_length=44)

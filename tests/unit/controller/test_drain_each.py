@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
+from sqlalchemy import select
 
 from orchestrator.model.states import HostState, InstanceState, OperationState, VolumeState
 from orchestrator.store.nouns import OPERATIONS, STALE
 from orchestrator.store.rows import PLATFORM
+from orchestrator.store.tables.audit import AuditRecordRow
+from orchestrator.store.unit_of_work import table_of
 from tests.unit.controller.machines import Machine, broken, say
 from tests.unit.controller.platform import Platform
 from tests.unit.controller.test_drain import begin, later, told, turn
@@ -152,3 +156,77 @@ def test_a_move_that_is_cut_short_by_uncordoning_is_finished_by_its_tenant(platf
     train = platform.instance(platform.acme, "train")
     assert (train.state, train.host_id) == (InstanceState.RUNNING, platform.host_id)
     assert broken(platform) == ()
+
+
+def test_each_runs_on_until_its_own_deadline(platform, other):
+    acme = platform.acme
+    for what in ("stop", "move", "refuse"):
+        platform.create(acme, what, on_drain=what, drain_deadline_s=300)
+    platform.settle()
+    say(platform, "uncordon", "node2")
+
+    operation = begin(platform, "each", deadline_s=600)
+    run(platform, other)
+    later(platform, 299)
+    run(platform, other)
+    states = {each.name: (each.state, each.host_id) for each in platform.all_instances()}
+    assert states == dict.fromkeys(("stop", "move", "refuse"), (InstanceState.RUNNING, platform.host_id))
+    assert told(platform, operation) == ("running", 0, 3)
+
+    later(platform, 2)
+    run(platform, other)
+    states = {each.name: (each.state, each.host_id) for each in platform.all_instances()}
+    assert states == {
+        "stop": (InstanceState.STOPPED, platform.host_id),
+        "refuse": (InstanceState.STOPPED, platform.host_id),
+        "move": (InstanceState.RUNNING, other.host_id),
+    }
+    assert platform.host().state is HostState.DRAINED
+    assert platform.operation(operation).state is OperationState.SUCCEEDED
+    assert broken(platform) == ()
+
+
+def test_an_own_deadline_past_the_drains_is_kept_and_met(platform, other):
+    platform.create(platform.acme, "train", drain_deadline_s=900)
+    platform.settle()
+    operation = begin(platform, "each", deadline_s=600)
+    later(platform, 601)
+    run(platform, other)
+    assert platform.operation(operation).error["code"] == "host.drain_overdue"
+    assert platform.instance(platform.acme, "train").state is InstanceState.RUNNING
+
+    later(platform, 300)
+    run(platform, other)
+    assert platform.instance(platform.acme, "train").state is InstanceState.STOPPED
+    assert platform.host().state is HostState.DRAINED
+    assert broken(platform) == ()
+
+
+def test_an_operator_who_stops_all_waits_for_nobodys_deadline(platform, other):
+    platform.create(platform.acme, "train", drain_deadline_s=900)
+    platform.settle()
+    begin(platform, "stop")
+    run(platform, other)
+    assert platform.instance(platform.acme, "train").state is InstanceState.STOPPED
+
+
+@pytest.mark.parametrize(
+    ("policy", "wanted", "announced"),
+    [
+        ("each", {"on_drain": "refuse"}, {"on_drain": "refuse", "deadline_s": None}),
+        ("each", {"drain_deadline_s": 60}, {"on_drain": "stop", "deadline_s": 60}),
+        ("each", {"on_drain": "stop"}, None),
+        ("stop", {"on_drain": "refuse"}, None),
+    ],
+)
+def test_a_tenant_whose_instance_runs_on_hears_of_the_drain(platform, policy, wanted, announced):
+    platform.create(platform.acme, "train", **wanted)
+    platform.settle()
+    begin(platform, policy)
+    records = table_of(AuditRecordRow)
+    with platform.store.reading() as tx:
+        rows = tx.all(
+            select(records.c.stream, records.c.body).where(records.c.kind == "instance.drain_announced")
+        )
+    heard = [(row.stream, json.loads(row.body)["details"]) for row in rows]
+    assert heard == ([] if announced is None else [(platform.acme.tenant_id, announced)])

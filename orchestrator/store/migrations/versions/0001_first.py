@@ -400,6 +400,7 @@ def upgrade() -> None:
         sa.Column("evidence", JSON_TYPE, nullable=True),
         sa.Column("failures", sa.Integer(), nullable=False),
         sa.Column("on_drain", sa.String(length=8), nullable=False),
+        sa.Column("drain_deadline_s", sa.Integer(), nullable=True),
         sa.Column("rebuilt", JSON_TYPE, nullable=True),
         sa.Column("operation_id", sa.String(length=44), nullable=True),
         sa.Column("created_ms", sa.BigInteger(), nullable=False),
