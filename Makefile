@@ -31,7 +31,7 @@ test-fast: .venv/ready ## the fast tests, one process per CPU, under 5 minutes
 	@$(PY) -m pytest -q -n auto --maxprocesses 8 --dist worksteal -m 'not lab and not scenario and not soak and not bench' tests
 
 test-lab: .venv/ready lab-packages ## the tests that boot guests and the lab host
-	@$(PY) -m pytest -q -m 'scenario or lab' --timeout 1800 tests
+	@$(PY) -m pytest -v --durations=15 -m 'scenario or lab' --timeout 1800 tests
 
 soak: .venv/ready lab-packages ## the long ones
 	@$(PY) -m pytest -q -m soak --timeout 14400 tests
