@@ -37,6 +37,8 @@ Text = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\
 Whole = Annotated[int, BeforeValidator(_whole)]
 #: As many as nobody will ever have, and far from any overflow.
 Amount = Annotated[int, Field(ge=0, le=10**9), BeforeValidator(_whole)]
+#: How long something may take: a week at most.
+Seconds = Annotated[int, Field(ge=1, le=7 * 86_400), BeforeValidator(_whole)]
 
 
 class RuleError(InvalidInputError, ValueError):

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints
 
-from api.schemas.common import ErrorOut, In, Name, Out, Reference, Text, Whole, at
+from api.schemas.common import ErrorOut, In, Name, Out, Reference, Seconds, Text, Whole, at
 from orchestrator.controller.attachments import MAX_ATTACHED
 from orchestrator.controller.caller import Caller
 from orchestrator.controller.instance_create import NewInstance
@@ -147,10 +147,8 @@ class InstanceIn(In):
         ),
     ] = "stop"
     drain_deadline_s: Annotated[
-        Whole | None,
+        Seconds | None,
         Field(
-            ge=1,
-            le=7 * 86_400,
             description="How long it may run on in a drain before that becomes of it; one that refuses is "
             "stopped then. Without it: at once, and one that refuses never.",
         ),
