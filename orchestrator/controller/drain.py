@@ -9,7 +9,7 @@ public API and the loops call it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import select, update
@@ -67,7 +67,6 @@ def begin(
     drain = {
         "operation_id": operation_id,
         "policy": policy,
-        "begun_ms": tx.now_ms,
         "deadline_ms": tx.now_ms + deadline_s * 1000,
         "overdue": False,
     }
@@ -90,22 +89,20 @@ def begin(
     )
     if policy == "each":
         for each in INSTANCES.where(tx, PLATFORM, _INSTANCES.c.host_id == host.id):
-            _announce(tx, each)
+            # Who runs on for a while would perhaps rather choose the hour itself.
+            if each.desired is Desired.RUNNING and _due(tx, policy, made.created_ms, each) == "wait":
+                _announce(tx, each)
     tx.wake(TOPIC)
     return made
 
 
 def _announce(tx: UnitOfWork, instance: InstanceRecord) -> None:
-    """Tell a tenant whose instance runs on for a while: perhaps it would rather choose the hour itself."""
-    if instance.desired is not Desired.RUNNING:
-        return
-    if instance.on_drain == "refuse" or instance.drain_deadline_s is not None:
-        tx.record(
-            "instance.drain_announced",
-            ("instance", instance.id),
-            tenant=instance.tenant_id,
-            details={"on_drain": instance.on_drain, "deadline_s": instance.drain_deadline_s},
-        )
+    tx.record(
+        "instance.drain_announced",
+        ("instance", instance.id),
+        tenant=instance.tenant_id,
+        details={"on_drain": instance.on_drain, "deadline_s": instance.drain_deadline_s},
+    )
 
 
 def draining(tx: Reader) -> list[str]:
@@ -123,7 +120,7 @@ def turn(tx: UnitOfWork, host_id: str) -> None:
         return
     operation = operations.platform(tx, host.drain["operation_id"])
     here = INSTANCES.where(tx, PLATFORM, _INSTANCES.c.host_id == host.id)
-    due = {each.id: _due(tx, host.drain, each) for each in here}
+    due = {each.id: _due(tx, host.drain["policy"], operation.created_ms, each) for each in here}
     for each in here:
         if due[each.id] == "move" and each.state is InstanceState.STOPPED:
             evacuate.move(tx, host, each, host.reason)
@@ -146,14 +143,14 @@ def turn(tx: UnitOfWork, host_id: str) -> None:
             _stop(tx, operation, each, "instance.rebuild" if due[each.id] == "move" else "instance.stop")
 
 
-def _due(tx: UnitOfWork, drain: Mapping[str, Any], instance: InstanceRecord) -> str:
+def _due(tx: UnitOfWork, policy: str, begun_ms: int, instance: InstanceRecord) -> str:
     """What becomes of an instance: `stop`, `move` or `wait`; what is off moves only if that has begun."""
-    if drain["policy"] != "each":
-        return str(drain["policy"])
+    if policy != "each":
+        return policy
     own_s = instance.drain_deadline_s
     if own_s is None and instance.on_drain == "refuse":
         return "wait"
-    if tx.now_ms < drain.get("begun_ms", 0) + (own_s or 0) * 1000:
+    if tx.now_ms < begun_ms + (own_s or 0) * 1000:
         return "wait"
     if instance.on_drain != "move" or evacuate.has_own_data(tx, instance):
         return "stop"

@@ -35,7 +35,7 @@ EXIT_BAD_ANSWER = 4
 _ADDRESS_SPACE_BYTES = 256 * 1024 * 1024
 #: Processor time beyond the question's own: for a worker whose parent died before it could kill it.
 _CPU_GRACE_S = 10
-#: What stands in no JSON outside a string, so that a backslash there ends the reading anyway.
+#: Also outside strings, where they are no JSON: a parser that meets one there goes no deeper.
 _ESCAPES = re.compile(rb"\\.", re.DOTALL)
 _STRINGS = re.compile(rb'"[^"]*"?')
 _ALL_BUT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))

@@ -17,8 +17,8 @@ from orchestrator.model.errors import HostError
 #: ovs-ofctl's exit status when the two sides of diff-flows differ.
 _DIFFERENT = 2
 _HINT = "systemctl status openvswitch-switch"
-#: What ovs-ofctl says when a switch hung up before it was asked anything. A busy one does: it takes what
-#: it had no time to read for silence. ovn-kubernetes issue 3513 has it from real hosts.
+#: What ovs-ofctl says when a switch hung up before it was asked anything. Busy ones do: seen in the lab, and
+#: told of real hosts (ovn-kubernetes issue 3513).
 _HUNG_UP = "failed to connect to socket"
 _TRIES, _PAUSE_S = 5, 0.5
 

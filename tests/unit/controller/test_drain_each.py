@@ -158,6 +158,11 @@ def test_a_move_that_is_cut_short_by_uncordoning_is_finished_by_its_tenant(platf
     assert broken(platform) == ()
 
 
+def whereabouts(platform: Platform) -> dict[str, tuple[InstanceState, str | None]]:
+    """State and host of each instance by its name."""
+    return {each.name: (each.state, each.host_id) for each in platform.all_instances()}
+
+
 def test_each_runs_on_until_its_own_deadline(platform, other):
     acme = platform.acme
     for what in ("stop", "move", "refuse"):
@@ -169,14 +174,13 @@ def test_each_runs_on_until_its_own_deadline(platform, other):
     run(platform, other)
     later(platform, 299)
     run(platform, other)
-    states = {each.name: (each.state, each.host_id) for each in platform.all_instances()}
-    assert states == dict.fromkeys(("stop", "move", "refuse"), (InstanceState.RUNNING, platform.host_id))
+    as_before = (InstanceState.RUNNING, platform.host_id)
+    assert whereabouts(platform) == dict.fromkeys(("stop", "move", "refuse"), as_before)
     assert told(platform, operation) == ("running", 0, 3)
 
     later(platform, 2)
     run(platform, other)
-    states = {each.name: (each.state, each.host_id) for each in platform.all_instances()}
-    assert states == {
+    assert whereabouts(platform) == {
         "stop": (InstanceState.STOPPED, platform.host_id),
         "refuse": (InstanceState.STOPPED, platform.host_id),
         "move": (InstanceState.RUNNING, other.host_id),
