@@ -57,7 +57,8 @@ def _run(options: argparse.Namespace) -> int:
         case "build":
             print(build.build(_say).folder)
         case "up":
-            commands.up(_say, shape=options.shape, hosts=options.n, probe_image=options.probe)
+            numbers = range(1, options.n + 1)
+            commands.up(_say, shape=options.shape, numbers=numbers, probe_image=options.probe)
             print(commands.status())
         case "down":
             commands.down(_say)

@@ -16,7 +16,7 @@ import socket
 import subprocess
 import tarfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from images.labhost import build, control, lab, machine, qemu
@@ -42,19 +42,22 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def up(
-    say: Say, *, shape: str = "everyday", hosts: int = 1, probe_image: Path | None = None
+    say: Say, *, shape: str = "everyday", numbers: Sequence[int] = (1,), probe_image: Path | None = None
 ) -> list[lab.LabHost]:
-    """Return `hosts` running lab hosts of `shape`, started now where they do not run.
+    """Return these lab hosts running in `shape`, started now where they do not run.
+
+    Args:
+        numbers: 1, 2 or both; both at once are joined by a wire.
 
     Raises:
         lab.LabError: a host of another shape or without the wire runs, or a host does not come up.
     """
     folder = lab.lab_folder()
     with locked(folder):
-        found = [lab.LabHost(number, folder) for number in range(1, hosts + 1)]
-        missing = [host for host in found if not _runs_as(host, shape, wired=hosts > 1)]
+        found = [lab.LabHost(number, folder) for number in numbers]
+        missing = [host for host in found if not _runs_as(host, shape, wired=len(found) > 1)]
         if missing:
-            _start(missing, say, shape, hosts, probe_image)
+            _start(missing, say, shape, _wires(folder) if len(found) > 1 else {}, probe_image)
         for host in found:
             host.wait_booted()
         return found
@@ -74,14 +77,19 @@ def _runs_as(host: lab.LabHost, shape: str, *, wired: bool) -> bool:
     return True
 
 
-def _start(missing: list[lab.LabHost], say: Say, shape: str, hosts: int, probe_image: Path | None) -> None:
+def _start(
+    missing: list[lab.LabHost],
+    say: Say,
+    shape: str,
+    wires: Mapping[int, tuple[int, int]],
+    probe_image: Path | None,
+) -> None:
     folder = lab.lab_folder()
     image = build.build(say)
     chosen = qemu.make(say)
     accelerator = qemu.choose_accelerator(chosen)
     key = _key(folder)
     _new_report(folder, {host.number for host in missing}, chosen.version)
-    wires = _wires(folder, hosts)
     for host in missing:
         host.folder.mkdir(parents=True, exist_ok=True)
         overlay, disk = host.folder / "overlay.qcow2", host.folder / "nvme.img"
@@ -126,10 +134,8 @@ def _key(folder: Path) -> str:
     return key.with_suffix(".pub").read_text()
 
 
-def _wires(folder: Path, hosts: int) -> dict[int, tuple[int, int]]:
-    """Two UDP ports, kept while the lab lives so that a host started later finds the other."""
-    if hosts < 2:
-        return {}
+def _wires(folder: Path) -> dict[int, tuple[int, int]]:
+    """Each host's two UDP ports, kept while the lab lives so that a host started later finds the other."""
     record = folder / "wire.json"
     if not record.exists():
         record.write_text(json.dumps([lab.free_port(socket.SOCK_DGRAM), lab.free_port(socket.SOCK_DGRAM)]))
@@ -160,33 +166,33 @@ def down(say: Say) -> None:
             (folder / name).unlink(missing_ok=True)
 
 
-def push(host: lab.LabHost) -> bool:
-    """Replace the code in the lab host by this checkout's; tell whether it was another."""
-    paths = pushed_files()
-    mark, digest = f"{SOURCE}/.pushed", _digest(paths)
+def push(host: lab.LabHost, root: Path = build.REPOSITORY) -> bool:
+    """Replace the code in the lab host by that of `root`, this checkout; tell whether it was another."""
+    paths = pushed_files(root)
+    mark, digest = f"{SOURCE}/.pushed", _digest(paths, root)
     if host.ssh(f"cat {mark} 2>/dev/null || true").stdout.strip() == digest:
         return False
     script = f"rm -rf {SOURCE}.new && mkdir -p {SOURCE}.new && tar -C {SOURCE}.new -xzf - && rm -rf {SOURCE}"
     marked = f"echo {digest} >{SOURCE}.new/.pushed && mv {SOURCE}.new {SOURCE}"
-    host.ssh(f"{script} && {marked}", 300, input=packed(paths))
+    host.ssh(f"{script} && {marked}", 300, input=packed(paths, root))
     return True
 
 
-def _digest(paths: list[Path]) -> str:
+def _digest(paths: list[Path], root: Path) -> str:
     """Name the files by name and content."""
     found = hashlib.sha256()
     for path in paths:
-        found.update(f"{path.relative_to(build.REPOSITORY)}\0".encode())
+        found.update(f"{path.relative_to(root)}\0".encode())
         found.update(hashlib.sha256(path.read_bytes()).digest())
     return found.hexdigest()
 
 
-def packed(paths: list[Path]) -> bytes:
-    """Return a compressed tar of the checkout's `paths`, owned by root."""
+def packed(paths: list[Path], root: Path = build.REPOSITORY) -> bytes:
+    """Return a compressed tar of the `paths` under `root`, owned by root."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz", compresslevel=1) as archive:
         for path in paths:
-            name = str(path.relative_to(build.REPOSITORY))
+            name = str(path.relative_to(root))
             archive.add(path, arcname=name, recursive=False, filter=_as_root)
     return buffer.getvalue()
 
@@ -197,14 +203,14 @@ def _as_root(member: tarfile.TarInfo) -> tarfile.TarInfo:
     return member
 
 
-def pushed_files() -> list[Path]:
-    """Return the files of this checkout that belong in the lab host."""
+def pushed_files(root: Path = build.REPOSITORY) -> list[Path]:
+    """Return the files of a checkout that belong in the lab host."""
     found: list[Path] = []
     for name in PUSHED:
-        root = build.REPOSITORY / name
-        if root.is_file():
-            found.append(root)
-        found += [path for path in root.rglob("*") if path.suffix in PUSHED_SUFFIXES and path.is_file()]
+        each = root / name
+        if each.is_file():
+            found.append(each)
+        found += [path for path in each.rglob("*") if path.suffix in PUSHED_SUFFIXES and path.is_file()]
     return sorted(set(found))
 
 

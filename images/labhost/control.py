@@ -51,6 +51,8 @@ class LabController:
 
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = folder or lab.lab_folder() / "controller"
+        #: The checkout whose code its next start runs.
+        self.source = build.REPOSITORY
 
     # -- its process
 
@@ -72,7 +74,7 @@ class LabController:
         with (self.folder / "log").open("ab") as log:
             process = subprocess.Popen(
                 [*bulkhead(), "controller", "serve", "--settings", str(self._settings())],
-                cwd=build.REPOSITORY, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                cwd=self.source, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 start_new_session=True,
             )  # fmt: skip
         record = Running(process.pid, watch.process_start(process.pid) or "gone", public, agents)

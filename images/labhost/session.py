@@ -123,10 +123,10 @@ class LabSession:
         return f"pid {running.pid}, ssh on 127.0.0.1:{running.ssh_port}" if running else "not running"
 
 
-def open_session(say: Say, *, shape: str = "everyday") -> LabSession:
-    """Boot the lab host if need be, bring this working tree and the probe image to it."""
+def open_session(say: Say, *, shape: str = "everyday", number: int = 1) -> LabSession:
+    """Boot a lab host if need be, bring this working tree and the probe image to it."""
     image = ensure_image()
-    host = commands.up(say, shape=shape, probe_image=image.path)[0]
+    (host,) = commands.up(say, shape=shape, numbers=(number,), probe_image=image.path)
     pushed = commands.push(host)
     _import_image(host, image)
     return LabSession(host, image, pushed, Preloaded(host))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -25,6 +26,7 @@ from images.labhost.tenants import (
     made_again,
 )
 from orchestrator.model.assignment import Assignment, ImageRef, Instance
+from tests.lab.deployment import Deployment
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -127,6 +129,14 @@ def lab_host(request: pytest.FixtureRequest) -> Lab:
         host.restart_once()
         stash[LAB] = Lab(open_session(_say))
     return stash[LAB]
+
+
+@pytest.fixture(scope="session")
+def deployment(lab_host: Lab) -> Iterator[Deployment]:
+    """A controller with the lab host as its host; from here on it alone says what runs there."""
+    made = Deployment(lab_host)
+    yield made
+    made.end()
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

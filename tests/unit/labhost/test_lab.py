@@ -269,16 +269,15 @@ def test_up_refuses_a_running_host_of_another_kind(host: FakeHost, monkeypatch: 
     with pytest.raises(lab.LabError, match="shape smt runs"):
         commands.up(lambda text: None, shape="everyday")
     with pytest.raises(lab.LabError, match="no wire"):
-        commands.up(lambda text: None, shape="smt", hosts=2)
+        commands.up(lambda text: None, shape="smt", numbers=(1, 2))
     assert watch.is_running(running.pid, running.started)
 
 
 def test_the_wires_ports_stay_the_same_while_the_lab_lives(tmp_path: Path) -> None:
-    assert commands._wires(tmp_path, 1) == {}
-    wires = commands._wires(tmp_path, 2)
+    wires = commands._wires(tmp_path)
     assert wires[1] == tuple(reversed(wires[2]))
     assert len(set(wires[1])) == 2
-    assert commands._wires(tmp_path, 2) == wires
+    assert commands._wires(tmp_path) == wires
 
 
 def test_starting_a_host_anew_forgets_its_own_deaths_only(tmp_path: Path) -> None:

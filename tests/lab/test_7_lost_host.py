@@ -1,0 +1,159 @@
+"""A second lab host is lost with what ran on it: rebuilt on the first, named, and it comes back in peace."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from images.labhost import showcase
+from images.labhost.control import ensure
+from images.labhost.prepared import prepare
+from images.labhost.session import LabSession, open_session
+from tests.lab import kernel_view
+from tests.lab.deployment import ACME, GLOBEX, Deployment
+
+pytestmark = pytest.mark.lab
+
+WANTED = ((ACME, "train"), (GLOBEX, "serve"))
+REASON = "its power supply burnt"
+
+
+class Second:
+    """The second lab host, as a host of the deployment."""
+
+    def __init__(self, deployment: Deployment, session: LabSession) -> None:
+        self.session = session
+        self.host = session.host
+        self.seen = deployment.operator.hosts[f"lab{session.host.number}"]
+
+    def sh(self, command: str, timeout_s: float = 120) -> str:
+        """Run a shell command there and return what it printed."""
+        return self.host.ssh(command, timeout_s).stdout.strip()
+
+    def domains(self) -> set[str]:
+        return set(self.sh("virsh list --all --name").split())
+
+    def volumes(self) -> set[str]:
+        return set(self.sh("ls /var/lib/bulkhead/volumes").split())
+
+
+@pytest.fixture(scope="module")
+def second(deployment: Deployment) -> Iterator[Second]:
+    session = open_session(lambda words: print(words, file=sys.stderr, flush=True), number=2)
+    prepare(deployment.controller, session.host)
+    yield Second(deployment, session)
+    session.preloaded.close()
+    session.host.stop()
+
+
+def test_a_second_host_takes_what_the_first_does_not(deployment: Deployment, second: Second) -> None:
+    deployment.host.act("cordon", {"reason": "the second one's turn"})
+    ensure(deployment.tenant(ACME).volumes, {"name": "data", "size_gib": 1})
+    for tenant, name in WANTED:
+        own = {"volumes": ["data"]} if tenant == ACME else {}
+        ensure(deployment.tenant(tenant).instances, {**showcase.instance(name), **own})
+
+    deployment.eventually(lambda: deployment.in_state("running") == {"train", "serve"}, "both run")
+
+    assert second.domains() == {each["id"] for each in deployment.running()}
+    assert {each["placement"]["host"] for each in deployment.running()} == {second.seen.get()["id"]}
+
+
+def test_it_is_lost_and_its_instances_run_on_the_other(deployment: Deployment, second: Second) -> None:
+    before = deployment.instances()
+    running = second.host.running()
+    assert running is not None
+    os.kill(running.pid, signal.SIGKILL)
+    deployment.eventually(lambda: second.seen.get()["state"] == "unreachable", "its silence is noticed")
+    # A silent host harms nobody: nothing is taken off it before a person says that it is off.
+    assert deployment.in_state("running") == {"train", "serve"}
+
+    deployment.host.act("uncordon", {"reason": "it is needed"})
+    second.seen.act("fence", {"reason": REASON, "powered_off": True})
+    asked = second.seen.act("evacuate", {"reason": REASON})
+    ended = deployment.operator.wait(asked, deployment.operator.operations, timeout_s=900)
+
+    lost = {each["name"] for each in ended["result"]["lost_volumes"]}
+    assert lost == {"train-boot", "serve-boot", "data"}
+    now = deployment.instances()
+    here = deployment.host.get()["id"]
+    for tenant, name in WANTED:
+        found = now[name]
+        assert (found["id"], found["state"]) == (before[name]["id"], "running")
+        assert found["placement"]["host"] == here
+        assert found["rebuilt"]["reason"] == REASON
+        assert found["ports"] == before[name]["ports"]
+        (device,) = found["placement"]["devices"]
+        pid = kernel_view.qemu_pid(deployment.lab, found["id"])
+        assert kernel_view.vfio_holders(deployment.lab, device["address"]) == {pid}
+        code, said = deployment.inside(found["id"], "hostname")
+        assert (code, said.strip()) == (0, name)
+        evidence = deployment.tenant(tenant).instances[name].part("evidence").get()
+        assert {check["status"] for check in evidence["verdicts"]} == {"pass"}
+    assert deployment.tenant(ACME).volumes["data"].get()["state"] == "lost"
+    deployment.checked()
+
+
+def test_it_comes_back_and_destroys_nothing(deployment: Deployment, second: Second) -> None:
+    pids = deployment.pids()
+    gone = set(pids)
+    second.host.restart_once("it comes back")
+    # Its certificate opens nothing any more: what it has stays as it is, and it hears of nothing.
+    assert second.domains() == gone
+    assert second.seen.get()["state"] == "fenced"
+
+    let_in_again(deployment, second)
+
+    found = deployment.eventually(lambda: told(second), "it follows its new assignment")
+    assert {each["instance_id"] for each in found["stale"]} == gone
+    assert found["error"]["code"] == "host.stale_instances"
+    assert second.domains() == gone
+    assert len(second.volumes()) == 3
+    assert second.sh("pgrep -c qemu-system || true") == "0"
+    assert deployment.pids() == pids
+    held = [gpu for gpu in deployment.operator.gpus if gpu["host_id"] == found["id"]]
+    assert sorted(gpu["state"] for gpu in held).count("exposed") == 2
+    deployment.checked()
+
+
+def test_what_it_still_has_goes_by_order_alone(deployment: Deployment, second: Second) -> None:
+    pids = deployment.pids()
+    deployment.done(ACME, deployment.tenant(ACME).volumes["data"].delete())
+    for identity in pids:
+        order = {"kind": "instance", "id": identity, "reason": "it runs elsewhere"}
+        second.seen.act("remove-stray", order)
+
+    found = deployment.eventually(
+        lambda: found if not (found := second.seen.get())["stale"] else None, "both are gone from it"
+    )
+
+    deployment.eventually(lambda: not second.volumes(), "their volumes are gone")
+    assert second.domains() == set()
+    assert (found["state"], found["error"]) == ("ready", None)
+    deployment.eventually(
+        lambda: (
+            {gpu["state"] for gpu in deployment.operator.gpus if gpu["host_id"] == found["id"]} == {"clean"}
+        ),
+        "its GPUs are clean",
+    )
+    assert deployment.pids() == pids
+    deployment.delete(*WANTED)
+    deployment.checked()
+
+
+def let_in_again(deployment: Deployment, second: Second) -> None:
+    """As an operator does: a new join token, taken to the host."""
+    token = second.seen.act("join-token").body["join_token"]
+    enrol = f"bulkhead agent enrol --again --controller {deployment.controller.url} --token-file -"
+    second.host.ssh(f"{enrol} && systemctl restart bulkhead-agent", 240, input=token.encode())
+
+
+def told(second: Second) -> dict[str, Any] | None:
+    """The host as the controller sees it, once it follows its assignment."""
+    found = second.seen.get()
+    return found if found["applied_revision"] == found["revision"] and found["state"] == "ready" else None
