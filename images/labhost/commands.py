@@ -17,6 +17,7 @@ import subprocess
 import tarfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from images.labhost import build, control, lab, machine, qemu
@@ -85,8 +86,10 @@ def _start(
     probe_image: Path | None,
 ) -> None:
     folder = lab.lab_folder()
-    image = build.build(say)
-    chosen = qemu.make(say)
+    with ThreadPoolExecutor(1) as beside:
+        # Where both are made: one compiles, the other waits mostly for downloads and the scripts of packages.
+        made = beside.submit(qemu.make, say)
+        image, chosen = build.build(say), made.result()
     accelerator = qemu.choose_accelerator(chosen)
     key = _key(folder)
     _new_report(folder, {host.number for host in missing}, chosen.version)
