@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
+from images.labhost import lab
 from images.labhost.control import LabController, ensure, found
 from images.labhost.prepared import prepare
 from images.labhost.session import LabSession, Say, open_session
@@ -60,11 +61,11 @@ def main() -> int:
     def say(words: str) -> None:
         print(f"[{time.monotonic() - began:4.0f} s] {words}", file=sys.stderr, flush=True)
 
-    session = open_session(say)
-    controller = LabController()
-    controller.start()
-    say(f"controller: {controller.url}")
     try:
+        session = open_session(say)
+        controller = LabController()
+        controller.start()
+        say(f"controller: {controller.url}")
         prepared = prepare(controller, session.host, restart=session.pushed)
         say(
             f"lab host: prepared, {len(prepared.changed)} changes by {prepared.tasks} tasks; its agent serves"
@@ -74,6 +75,9 @@ def main() -> int:
     except BulkheadError as exc:
         print(exc.explain(), file=sys.stderr)
         return exc.exit_code
+    except (lab.LabError, RuntimeError, PermissionError) as exc:
+        print(f"make run: {exc}", file=sys.stderr)
+        return 1
     show(console, shown)
     console.print(f"\nlab host: {session.where()}; controller: {controller.url}")
     console.print("this run " + ("changed" if changed else "found everything in place; changed nothing"))

@@ -112,14 +112,15 @@ def _modules(root: Path) -> list[Entry]:
     entries: list[Entry] = []
     packed: set[str] = set()
     for name, wanted in lists.items():
-        files = initramfs.loading_order(wanted, folder)
-        entries.append(
-            initramfs.regular(f"lib/modules/{name}", "".join(f"{f.name}\n" for f in files).encode())
-        )
+        modules = initramfs.loading_order(wanted, folder)
+        names = [module.name for module in modules]
+        entries.append(initramfs.regular(f"lib/modules/{name}", "".join(f"{n}\n" for n in names).encode()))
         entries += [
-            initramfs.regular(f"lib/modules/{f.name}", _read(f)) for f in files if f.name not in packed
+            initramfs.regular(f"lib/modules/{module.name}", module.data)
+            for module in modules
+            if module.name not in packed
         ]
-        packed |= {f.name for f in files}
+        packed.update(names)
     return entries
 
 

@@ -6,6 +6,7 @@ from the kernel's devtmpfs. Called by `build`.
 
 from __future__ import annotations
 
+import lzma
 import re
 import stat
 from collections.abc import Iterable
@@ -25,6 +26,15 @@ class Entry:
     path: str
     mode: int
     data: bytes = b""
+
+
+@dataclass(frozen=True)
+class Module:
+    """One kernel module as it is loaded: unpacked."""
+
+    name: str
+    """Its file's name, without what says how it was packed."""
+    data: bytes
 
 
 def directory(path: str, permissions: int = 0o755) -> Entry:
@@ -60,21 +70,26 @@ def write_cpio(entries: Iterable[Entry], mtime: int) -> bytes:
     return bytes(out)
 
 
-def loading_order(wanted: Iterable[str], folder: Path) -> list[Path]:
-    """Return the module files for `wanted` with all they depend on, dependencies first.
+def loading_order(wanted: Iterable[str], folder: Path) -> list[Module]:
+    """Return the modules for `wanted` with all they depend on, dependencies first.
 
     A module that the kernel has built in (named in `modules.builtin`) needs no file and is left out.
 
     Raises:
         ProbeImageError: the kernel has no such module.
     """
-    files = {path.stem.replace("-", "_"): path for path in folder.rglob("*.ko")}
+    # Debian 13 packs each one.
+    files = {
+        path.name.removesuffix(".xz").removesuffix(".ko").replace("-", "_"): path
+        for pattern in ("*.ko", "*.ko.xz")
+        for path in folder.rglob(pattern)
+    }
     built_in = {
         Path(line).stem.replace("-", "_")
         for listing in folder.rglob("modules.builtin")
         for line in listing.read_text().split()
     }
-    order: dict[str, Path] = {}
+    order: dict[str, Module] = {}
 
     def visit(name: str, trail: tuple[str, ...]) -> None:
         name = name.replace("-", "_")
@@ -82,13 +97,19 @@ def loading_order(wanted: Iterable[str], folder: Path) -> list[Path]:
             return
         if name not in files:
             raise ProbeImageError("probe.no_module", f"the kernel has no module {name}")
-        for needed in depends_of(files[name].read_bytes()):
+        module = _unpacked(files[name])
+        for needed in depends_of(module.data):
             visit(needed, (*trail, name))
-        order[name] = files[name]
+        order[name] = module
 
     for name in wanted:
         visit(name, ())
     return list(order.values())
+
+
+def _unpacked(path: Path) -> Module:
+    data = path.read_bytes()
+    return Module(path.name.removesuffix(".xz"), lzma.decompress(data) if path.suffix == ".xz" else data)
 
 
 def depends_of(module: bytes) -> list[str]:
