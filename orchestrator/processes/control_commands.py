@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,9 +51,10 @@ def serve(
     lifeline_fd: Annotated[int | None, typer.Option(lifeline.OPTION, min=3, hidden=True)] = None,
 ) -> None:
     """Listen and work until told to end (SIGTERM or Ctrl-C)."""
-    from orchestrator.processes import logs
+    from orchestrator.processes import heap, logs
     from orchestrator.processes.control import Running, open_parts
 
+    heap.keep_small()
     logs.configure()
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -66,8 +68,11 @@ def serve(
             if ready_fd is not None:
                 with os.fdopen(ready_fd, "w") as told:
                     json.dump({"public_url": running.public_url, "agents_url": running.agents_url}, told)
+            given_back = time.monotonic()
             while running.alive() and not ended.wait(1.0):
-                pass
+                if time.monotonic() - given_back >= heap.GIVE_BACK_S:
+                    heap.give_back()
+                    given_back = time.monotonic()
             if not ended.is_set():
                 raise typer.Exit(1)
 

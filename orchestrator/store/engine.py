@@ -22,6 +22,9 @@ BUSY_S = 30
 #: Milliseconds that a transaction may stand still. Ours wait for nothing: a controller that was stopped
 #: in the middle of one must not hold its rows until somebody lets it go on.
 IDLE_MS = 10_000
+#: Pages that one connection to SQLite keeps: the kernel has them all, and any commit makes kept ones old.
+#: SQLite's own 2 MiB, for every connection of a busy moment, is memory for little.
+_CACHE_KIB = 128
 #: PostgreSQL's SQLSTATE for it: idle_in_transaction_session_timeout.
 _STOOD_STILL = "25P03"
 
@@ -138,13 +141,21 @@ def _translated() -> Iterator[None]:
 
 
 def _sqlite_engine(url: str, begin: str, pool_size: int) -> Engine:
-    engine = create_engine(url, pool_size=pool_size, connect_args={"timeout": BUSY_S}, hide_parameters=True)
+    engine = create_engine(
+        url,
+        pool_size=pool_size,
+        # The connections of a busy moment rest afterwards, and their statements and pages with them.
+        pool_use_lifo=True,
+        connect_args={"timeout": BUSY_S},
+        hide_parameters=True,
+    )
 
     @event.listens_for(engine, "connect")
     def connect(connection: Any, _record: Any) -> None:
         # The driver's own idea of when a transaction begins would make writers start as readers.
         connection.isolation_level = None
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        pragmas = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", f"cache_size=-{_CACHE_KIB}")
+        for pragma in pragmas:
             connection.execute(f"PRAGMA {pragma}")
 
     @event.listens_for(engine, "begin")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from orchestrator.processes import heap
 from tests.bench.controller import cluster
 from tests.bench.controller.cluster import Cluster, T
 from tests.bench.controller.measuring import FOUND, Found
@@ -46,6 +48,7 @@ def test_memory_as_instances_come_and_go(fleet: Cluster):
         names = [f"{lead}-{number}" for number in range(count)]
         for delete in (False, True):
             _all(fleet, names, delete=delete)
+            time.sleep(heap.GIVE_BACK_S + 5)
             levels.append(fleet.controller.rss_mib())
     first, running, after = levels[1], levels[2], levels[3]
     each_kib, kept_mib = (running - first) * 1024 / MANY, after - first
