@@ -25,8 +25,6 @@ from orchestrator.model.errors import BulkheadError, ConflictError
 from orchestrator.model.instance import InstanceRecord
 from orchestrator.model.placement import Placement
 from orchestrator.model.states import GpuState, InstanceState, RequestState
-from orchestrator.placement.refusal import Refusal
-from orchestrator.placement.snapshot import Fleet
 from orchestrator.placement.validate import violations
 from orchestrator.scheduling.queue import Unplaced, plan
 from orchestrator.store.ids import new_id
@@ -108,26 +106,39 @@ class Scheduler:
         decided = plan((each.demand for each in queue), fleet)
         placed = stale = failed = 0
         for demand, placement in decided.placements:
-            fleet = self._checked(fleet, demand, placement)
-            if self._commit(lease, demand, waits[demand.request].instance, placement):
-                placed += 1
-            else:
+            instance, host = waits[demand.request].instance, fleet.host(placement.host)
+            if host.generation != placement.host_generation:
+                # It counts on one before it on this host that was not placed.
                 stale += 1
+            elif broken := violations(placement, demand, host):
+                failed += self._invalid(lease, demand, instance, broken)
+            else:
+                fleet = fleet.with_placed(placement, demand)
+                committed = self._commit(lease, demand, instance, placement)
+                placed, stale = placed + committed, stale + (not committed)
         for demand, refusal in decided.failed:
-            failed += self._fail(lease, demand, waits[demand.request].instance, refusal)
+            reason = refusal.as_dict()
+            failed += self._fail(
+                lease, demand, waits[demand.request].instance, reason, "instance.no_capacity"
+            )
         self._explain(lease, decided.waiting, waits)
         return Pass(placed, len(decided.waiting), failed, stale)
 
-    def _checked(self, fleet: Fleet, demand: Demand, placement: Placement) -> Fleet:
-        """Let the independent checker see the planner's answer before anything comes of it."""
-        found = violations(placement, demand, fleet.host(placement.host))
-        if found:
-            raise BulkheadError(
-                "placement.invalid",
-                f"the planner's place for {demand.request} breaks a rule: {'; '.join(found)}",
-                hint="this is a defect of Bulkhead; nothing was placed",
-            )
-        return fleet.with_placed(placement, demand)
+    def _invalid(
+        self, lease: Lease, demand: Demand, instance: InstanceRecord, broken: tuple[str, ...]
+    ) -> int:
+        """Take one out of the queue that the independent checker refused the planner's place for.
+
+        The planner would say the same again: it must not hold back all others for ever.
+        """
+        error = BulkheadError(
+            "placement.invalid",
+            f"the planner's place breaks a rule: {'; '.join(broken)}",
+            hint="this is a defect of Bulkhead, and nothing was placed: report it with the controller's log, "
+            "delete the instance and create it again",
+        )
+        _LOG.error("placement of %s (%s) is refused: %s", instance.id, demand.request, "; ".join(broken))
+        return self._fail(lease, demand, instance, error.as_dict(), "instance.placement_invalid")
 
     def _commit(self, lease: Lease, demand: Demand, instance: InstanceRecord, placement: Placement) -> bool:
         self._faultpoint("scheduler.before_commit")
@@ -141,8 +152,9 @@ class Scheduler:
         self._faultpoint("scheduler.after_commit")
         return True
 
-    def _fail(self, lease: Lease, demand: Demand, instance: InstanceRecord, refusal: Refusal) -> int:
-        reason = refusal.as_dict()
+    def _fail(
+        self, lease: Lease, demand: Demand, instance: InstanceRecord, reason: dict[str, Any], kind: str
+    ) -> int:
         with self._store.unit_of_work(CONTROLLER) as tx:
             tx.demand_fence(LEASE, lease.fence)
             if not _decide(tx, demand, RequestState.FAILED, reason):
@@ -154,7 +166,7 @@ class Scheduler:
             )
             operations.fail(tx, instance.operation_id, reason)
             tx.record(
-                "instance.no_capacity",
+                kind,
                 ("instance", instance.id),
                 tenant=instance.tenant_id,
                 stage="outcome",

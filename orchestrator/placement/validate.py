@@ -1,7 +1,7 @@
 """Is this placement right? Asked of every placement before it is committed, by code that did not make it.
 
 Shares nothing with `first_fit` but the values of the model: it counts from the host's cores, pages and GPUs
-anew. The scheduler calls it and commits nothing that has a violation.
+anew. The scheduler calls it, commits nothing that has a violation, and takes it out of the queue.
 """
 
 from __future__ import annotations

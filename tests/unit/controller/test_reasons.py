@@ -111,3 +111,37 @@ def test_another_reason_is_told_at_once_and_recorded(crowded: Platform):
     crowded.schedule()
     assert {(each.reason or {})["code"] for each in told(crowded)} == {"disk.short"}
     assert records(crowded) == before + 3
+
+
+def test_a_place_that_breaks_a_rule_is_refused_told_and_holds_nobody_back(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The planner makes no such place, so the checker is made to see one."""
+    names = ("first", "wrong", "last")
+    begun = {name: platform.create(platform.acme, name) for name in names}
+    wrong = platform.instance(platform.acme, "wrong").id
+    (request,) = [each.id for each in told(platform) if each.instance_id == wrong]
+    judge = scheduler.violations
+
+    def seen(placement: Any, demand: Any, host: Any) -> tuple[str, ...]:
+        found = judge(placement, demand, host)
+        return (*found, "it glows") if demand.request == request else found
+
+    monkeypatch.setattr(scheduler, "violations", seen)
+    done = platform.schedule()
+    # The one behind it counted on it, on the same host: decided anew.
+    assert (done.placed, done.failed, done.stale) == (1, 1, 1)
+    assert platform.schedule().placed == 1
+    platform.settle()
+
+    states = {name: platform.instance(platform.acme, name).state.value for name in names}
+    assert states == {"first": "running", "wrong": "error", "last": "running"}
+    error = platform.instance(platform.acme, "wrong").error
+    assert (error["code"], "it glows" in error["message"]) == ("placement.invalid", True)
+    assert platform.operation(begun["wrong"]).state.value == "failed"
+    assert "it glows" in caplog.text
+    with platform.store.reading() as tx:
+        kinds = [row.kind for row in tx.all(select(RECORDS.c.kind))]
+    assert kinds.count("instance.placement_invalid") == 1
+    platform.ask(platform.acme, "remove", "wrong")
+    assert {each.name for each in platform.all_instances()} == {"first", "last"}
