@@ -86,7 +86,7 @@ def main() -> int:
     """Run one command; a failure of the lab is one line and status 1."""
     try:
         return _run(_parser().parse_args())
-    except (lab.LabError, RuntimeError, PermissionError) as exc:
+    except lab.TOLD as exc:
         print(f"labhost: {exc}", file=sys.stderr)
         return 1
 

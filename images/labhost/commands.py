@@ -56,9 +56,10 @@ def up(
     folder = lab.lab_folder()
     with locked(folder):
         found = [lab.LabHost(number, folder) for number in numbers]
-        missing = [host for host in found if not _runs_as(host, shape, wired=len(found) > 1)]
+        wired = len(found) > 1
+        missing = [host for host in found if not _runs_as(host, shape, wired=wired)]
         if missing:
-            _start(missing, say, shape, _wires(folder) if len(found) > 1 else {}, probe_image)
+            _start(missing, say, shape, _wires(folder) if wired else {}, probe_image)
         for host in found:
             host.wait_booted()
         return found

@@ -41,6 +41,10 @@ class CommandError(LabError):
     """A command in the lab host ended with a status other than 0."""
 
 
+#: What a command of the harness tells in one line; anything else is a defect and shows its traceback.
+TOLD = (LabError, RuntimeError, PermissionError)
+
+
 @dataclass(frozen=True, slots=True)
 class Result:
     """What a command in the lab host gave back."""
@@ -275,6 +279,14 @@ class LabHost:
             said = (result.stderr.strip() or result.stdout.strip())[-2000:]
             raise CommandError(f"ended with {result.rc} in the lab host: {command}\n{said}")
         return result
+
+    def sh(self, command: str, timeout_s: float = 120) -> str:
+        """Run a shell command as root in the lab host and return what it printed.
+
+        Raises:
+            LabDiedError, CommandError: as `ssh`.
+        """
+        return self.ssh(command, timeout_s).stdout.strip()
 
     def put(self, local: Path, remote: str) -> None:
         """Copy one file into the lab host, with its mode."""

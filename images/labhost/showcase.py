@@ -75,7 +75,7 @@ def main() -> int:
     except BulkheadError as exc:
         print(exc.explain(), file=sys.stderr)
         return exc.exit_code
-    except (lab.LabError, RuntimeError, PermissionError) as exc:
+    except lab.TOLD as exc:
         print(f"make run: {exc}", file=sys.stderr)
         return 1
     show(console, shown)

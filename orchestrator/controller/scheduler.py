@@ -114,8 +114,10 @@ class Scheduler:
                 failed += self._invalid(lease, demand, instance, broken)
             else:
                 fleet = fleet.with_placed(placement, demand)
-                committed = self._commit(lease, demand, instance, placement)
-                placed, stale = placed + committed, stale + (not committed)
+                if self._commit(lease, demand, instance, placement):
+                    placed += 1
+                else:
+                    stale += 1
         for demand, refusal in decided.failed:
             reason = refusal.as_dict()
             failed += self._fail(

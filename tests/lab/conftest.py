@@ -95,7 +95,7 @@ class Lab:
 
     def sh(self, command: str, timeout_s: float = 120) -> str:
         """Run a shell command in the lab host and return what it printed."""
-        return self.host.ssh(command, timeout_s).stdout.strip()
+        return self.host.sh(command, timeout_s)
 
     def run(self, instance: Instance, script: str, timeout_s: int = 60) -> tuple[int, str]:
         """Run a script inside a guest; return its exit code and output."""

@@ -34,10 +34,6 @@ class Second:
         self.controller = deployment.controller
         self.seen = deployment.operator.hosts[f"lab{session.host.number}"]
 
-    def sh(self, command: str, timeout_s: float = 120) -> str:
-        """Run a shell command there and return what it printed."""
-        return self.host.ssh(command, timeout_s).stdout.strip()
-
     def let_in(self, token: str, *words: str) -> None:
         """As an operator does with a join token: enrol, and let the agent serve."""
         enrol = f"bulkhead agent enrol {' '.join(words)} --controller {self.controller.url} --token-file -"
@@ -45,10 +41,10 @@ class Second:
         self.host.ssh(f"{enrol} && {serve}", 240, input=token.encode())
 
     def domains(self) -> set[str]:
-        return set(self.sh("virsh list --all --name").split())
+        return set(self.host.sh("virsh list --all --name").split())
 
     def volumes(self) -> set[str]:
-        return set(self.sh("ls /var/lib/bulkhead/volumes").split())
+        return set(self.host.sh("ls /var/lib/bulkhead/volumes").split())
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +52,7 @@ def second(deployment: Deployment) -> Iterator[Second]:
     session = open_session(lambda words: print(words, file=sys.stderr, flush=True), number=2)
     made = Second(deployment, session)
     # By hand, since the playbook is the first one's matter; its doctor keeps no tenant away here either.
-    made.sh("mkdir -p /etc/bulkhead && echo 'doctor_accepted = [\"*\"]' >/etc/bulkhead/agent.toml")
+    made.host.sh("mkdir -p /etc/bulkhead && echo 'doctor_accepted = [\"*\"]' >/etc/bulkhead/agent.toml")
     for port in deployment.controller.ports():
         session.host.forward_back(port)
     wanted = {"name": f"lab{session.host.number}", "disk_gib": DISK_GIB}
@@ -124,7 +120,7 @@ def test_it_comes_back_and_destroys_nothing(deployment: Deployment, second: Seco
     assert found["error"]["code"] == "host.stale_instances"
     assert second.domains() == gone
     assert len(second.volumes()) == 2
-    assert second.sh("pgrep -c qemu-system || true") == "0"
+    assert second.host.sh("pgrep -c qemu-system || true") == "0"
     assert deployment.pids() == pids
     held = [gpu for gpu in deployment.operator.gpus if gpu["host_id"] == found["id"]]
     assert [gpu["state"] for gpu in held].count("exposed") == 1
