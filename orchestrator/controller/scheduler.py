@@ -22,7 +22,6 @@ from orchestrator.controller.snapshot import FleetCache, Waits, waiting
 from orchestrator.model.actor import CONTROLLER
 from orchestrator.model.capacity import Demand
 from orchestrator.model.errors import BulkheadError, ConflictError
-from orchestrator.model.instance import InstanceRecord
 from orchestrator.model.placement import Placement
 from orchestrator.model.states import GpuState, InstanceState, RequestState
 from orchestrator.placement.validate import violations
@@ -111,7 +110,7 @@ class Scheduler:
                 # It counts on one before it on this host that was not placed.
                 stale += 1
             elif broken := violations(placement, demand, host):
-                failed += self._invalid(lease, demand, instance, broken)
+                failed += self._invalid(lease, waits[demand.request], broken)
             else:
                 fleet = fleet.with_placed(placement, demand)
                 if self._commit(lease, demand, instance, placement):
@@ -120,15 +119,11 @@ class Scheduler:
                     stale += 1
         for demand, refusal in decided.failed:
             reason = refusal.as_dict()
-            failed += self._fail(
-                lease, demand, waits[demand.request].instance, reason, "instance.no_capacity"
-            )
+            failed += self._fail(lease, waits[demand.request], reason, "instance.no_capacity")
         self._explain(lease, decided.waiting, waits)
         return Pass(placed, len(decided.waiting), failed, stale)
 
-    def _invalid(
-        self, lease: Lease, demand: Demand, instance: InstanceRecord, broken: tuple[str, ...]
-    ) -> int:
+    def _invalid(self, lease: Lease, waits: Waits, broken: tuple[str, ...]) -> int:
         """Take one out of the queue that the independent checker refused the planner's place for.
 
         The planner would say the same again: it must not hold back all others for ever.
@@ -139,38 +134,38 @@ class Scheduler:
             hint="this is a defect of Bulkhead, and nothing was placed: report it with the controller's log, "
             "delete the instance and create it again",
         )
-        _LOG.error("placement of %s (%s) is refused: %s", instance.id, demand.request, "; ".join(broken))
-        return self._fail(lease, demand, instance, error.as_dict(), "instance.placement_invalid")
+        _LOG.error(
+            "placement of %s (%s) is refused: %s", waits.instance, waits.demand.request, "; ".join(broken)
+        )
+        return self._fail(lease, waits, error.as_dict(), "instance.placement_invalid")
 
-    def _commit(self, lease: Lease, demand: Demand, instance: InstanceRecord, placement: Placement) -> bool:
+    def _commit(self, lease: Lease, demand: Demand, instance: str, placement: Placement) -> bool:
         self._faultpoint("scheduler.before_commit")
         try:
             with self._store.unit_of_work(CONTROLLER) as tx:
                 tx.demand_fence(LEASE, lease.fence)
                 _claim(tx, demand, instance, placement)
         except (ConflictError, IntegrityError) as exc:
-            _LOG.info("placement of %s was decided on an old look: %s", instance.id, exc)
+            _LOG.info("placement of %s was decided on an old look: %s", instance, exc)
             return False
         self._faultpoint("scheduler.after_commit")
         return True
 
-    def _fail(
-        self, lease: Lease, demand: Demand, instance: InstanceRecord, reason: dict[str, Any], kind: str
-    ) -> int:
+    def _fail(self, lease: Lease, waits: Waits, reason: dict[str, Any], kind: str) -> int:
         with self._store.unit_of_work(CONTROLLER) as tx:
             tx.demand_fence(LEASE, lease.fence)
-            if not _decide(tx, demand, RequestState.FAILED, reason):
+            if not _decide(tx, waits.demand, RequestState.FAILED, reason):
                 return 0
             tx.execute(
                 update(_INSTANCES)
-                .where(_INSTANCES.c.id == instance.id, _INSTANCES.c.state == InstanceState.PENDING)
+                .where(_INSTANCES.c.id == waits.instance, _INSTANCES.c.state == InstanceState.PENDING)
                 .values(state=InstanceState.ERROR, error=reason, updated_ms=tx.now_ms)
             )
-            operations.fail(tx, instance.operation_id, reason)
+            operations.fail(tx, waits.operation, reason)
             tx.record(
                 kind,
-                ("instance", instance.id),
-                tenant=instance.tenant_id,
+                ("instance", waits.instance),
+                tenant=waits.demand.tenant,
                 stage="outcome",
                 outcome="failed",
                 details={"message": str(reason.get("message", ""))},
@@ -190,35 +185,36 @@ class Scheduler:
             reason = reasons.get(id(refusal))
             if reason is None:
                 reason = reasons[id(refusal)] = refusal.as_dict()
-            _, instance, told_ms = waits[demand.request]
-            if instance.error is None or told_ms is None or instance.error.get("code") != reason["code"]:
-                self._tell(lease, demand, instance, reason)
-            elif instance.error != reason and now_ms - told_ms >= RENEW_MS:
+            each = waits[demand.request]
+            told_ms = each.reason_ms
+            if each.error is None or told_ms is None or each.error.get("code") != reason["code"]:
+                self._tell(lease, each, reason)
+            elif each.error != reason and now_ms - told_ms >= RENEW_MS:
                 old.append((told_ms, demand.request, reason))
         if old:
             chosen = heapq.nsmallest(MAX_RENEWED, old, key=lambda each: each[:2])
             self._renew(lease, [(waits[request], reason) for _, request, reason in chosen])
 
-    def _tell(self, lease: Lease, demand: Demand, instance: InstanceRecord, reason: dict[str, Any]) -> None:
+    def _tell(self, lease: Lease, waits: Waits, reason: dict[str, Any]) -> None:
         """Say why one waits, for the first time or for another reason than before."""
         with self._store.unit_of_work(CONTROLLER) as tx:
             tx.demand_fence(LEASE, lease.fence)
             changed = tx.execute(
                 update(_REQUESTS)
-                .where(_REQUESTS.c.id == demand.request, _REQUESTS.c.state == RequestState.WAITING)
+                .where(_REQUESTS.c.id == waits.demand.request, _REQUESTS.c.state == RequestState.WAITING)
                 .values(reason=reason, reason_ms=tx.now_ms)
             )
             if changed.rowcount == 0:
                 return
             tx.execute(
                 update(_INSTANCES)
-                .where(_INSTANCES.c.id == instance.id, _INSTANCES.c.state == InstanceState.PENDING)
+                .where(_INSTANCES.c.id == waits.instance, _INSTANCES.c.state == InstanceState.PENDING)
                 .values(error=reason, updated_ms=tx.now_ms)
             )
             tx.record(
                 "instance.waits",
-                ("instance", instance.id),
-                tenant=instance.tenant_id,
+                ("instance", waits.instance),
+                tenant=waits.demand.tenant,
                 stage="outcome",
                 details={"message": str(reason.get("message", ""))},
             )
@@ -235,12 +231,12 @@ class Scheduler:
                 )
                 tx.note(
                     update(_INSTANCES)
-                    .where(_INSTANCES.c.id == each.instance.id, _INSTANCES.c.state == InstanceState.PENDING)
+                    .where(_INSTANCES.c.id == each.instance, _INSTANCES.c.state == InstanceState.PENDING)
                     .values(error=reason)
                 )
 
 
-def _claim(tx: UnitOfWork, demand: Demand, instance: InstanceRecord, placement: Placement) -> None:
+def _claim(tx: UnitOfWork, demand: Demand, instance: str, placement: Placement) -> None:
     """Write one placement: the database refuses it whole if any unit is not free or the look was old.
 
     Raises:
@@ -261,8 +257,8 @@ def _claim(tx: UnitOfWork, demand: Demand, instance: InstanceRecord, placement: 
                 "host_id": placement.host,
                 "kind": kind,
                 "unit": unit,
-                "tenant_id": instance.tenant_id,
-                "instance_id": instance.id,
+                "tenant_id": demand.tenant,
+                "instance_id": instance,
             }
             for kind, unit in placement.claims
         ],
@@ -273,12 +269,12 @@ def _claim(tx: UnitOfWork, demand: Demand, instance: InstanceRecord, placement: 
             {"host": placement.host, "of": node, "size_kib": placement.page_size_kib, "more": pages},
         )
     for gpu in placement.devices:
-        move(tx, gpu.id, GpuState.CLAIMED, tenant_id=instance.tenant_id, instance_id=instance.id)
-    tx.execute(_TAKE_VOLUMES, {"instance": instance.id, "host_id": placement.host})
+        move(tx, gpu.id, GpuState.CLAIMED, tenant_id=demand.tenant, instance_id=instance)
+    tx.execute(_TAKE_VOLUMES, {"instance": instance, "host_id": placement.host})
     moved = tx.execute(
         _TAKE_INSTANCE,
         {
-            "instance": instance.id,
+            "instance": instance,
             "state": InstanceState.SCHEDULED,
             "host_id": placement.host,
             "placement": placement.as_dict(),
@@ -290,8 +286,8 @@ def _claim(tx: UnitOfWork, demand: Demand, instance: InstanceRecord, placement: 
         raise ConflictError("placement.stale", "the instance changed meanwhile")
     tx.record(
         "instance.place",
-        ("instance", instance.id),
-        tenant=instance.tenant_id,
+        ("instance", instance),
+        tenant=demand.tenant,
         details={"host": placement.host, "gpus": [gpu.id for gpu in placement.devices]},
     )
     tx.wake(f"host:{placement.host}")

@@ -22,11 +22,10 @@ from orchestrator.model.capacity import (
 )
 from orchestrator.model.fleet import FleetHost
 from orchestrator.model.host import HostCpu
-from orchestrator.model.instance import InstanceRecord
 from orchestrator.model.states import GpuState, HostState, RequestState
 from orchestrator.placement.snapshot import Fleet
 from orchestrator.store.nouns import HOSTS
-from orchestrator.store.rows import PLATFORM, to_value
+from orchestrator.store.rows import PLATFORM
 from orchestrator.store.tables.fleet import GpuRow, HostFactsRow, HostMemoryRow, HostRow
 from orchestrator.store.tables.instances import ClaimRow, InstanceRow, RequestRow
 from orchestrator.store.tables.volumes import VolumeRow
@@ -43,7 +42,17 @@ _WAITING = (
         _REQUESTS.c.on_no_capacity,
         _REQUESTS.c.submitted_ms,
         _REQUESTS.c.reason_ms,
-        _INSTANCES,
+        _INSTANCES.c.id,
+        _INSTANCES.c.tenant_id,
+        _INSTANCES.c.vcpus,
+        _INSTANCES.c.memory_mib,
+        _INSTANCES.c.page_size_kib,
+        _INSTANCES.c.threads_per_core,
+        _INSTANCES.c.gpus,
+        _INSTANCES.c.gpu_model,
+        _INSTANCES.c.isolation,
+        _INSTANCES.c.operation_id,
+        _INSTANCES.c.error,
     )
     .join(_INSTANCES, _INSTANCES.c.id == _REQUESTS.c.instance_id)
     .where(_REQUESTS.c.state == RequestState.WAITING)
@@ -148,38 +157,38 @@ class FleetCache:
 
 
 class Waits(NamedTuple):
-    """A request that waits, with its instance; `reason_ms` is when it was last told why."""
+    """A request that waits, and what its instance's row says of it now; `reason_ms`: when it was told why."""
 
     demand: Demand
-    instance: InstanceRecord
+    instance: str
+    operation: str | None
+    error: dict[str, Any] | None
     reason_ms: int | None
 
 
 def waiting(tx: Reader) -> list[Waits]:
-    """Return every request that waits."""
+    """Return every request that waits. No more is read than the planner asks: there may be many."""
     rows = tx.all(_WAITING)
     if not rows:
         return []
     disks = _disks(tx, [row.id for row in rows])
-    found = []
-    for row in rows:
-        instance = to_value(InstanceRecord, row._mapping)
-        found.append(Waits(_demand(row, instance, disks[instance.id]), instance, row.reason_ms))
-    return found
+    return [
+        Waits(_demand(row, disks[row.id]), row.id, row.operation_id, row.error, row.reason_ms) for row in rows
+    ]
 
 
-def _demand(row: Any, instance: InstanceRecord, disks: _Disks) -> Demand:
+def _demand(row: Any, disks: _Disks) -> Demand:
     return Demand(
         request=row.request_id,
-        tenant=instance.tenant_id,
-        vcpus=instance.vcpus,
-        memory_mib=instance.memory_mib,
-        page_size_kib=instance.page_size_kib,
-        gpus=instance.gpus,
-        gpu_model=instance.gpu_model,
+        tenant=row.tenant_id,
+        vcpus=row.vcpus,
+        memory_mib=row.memory_mib,
+        page_size_kib=row.page_size_kib,
+        gpus=row.gpus,
+        gpu_model=row.gpu_model,
         disk_gib=disks.new_gib,
-        isolation=instance.isolation,
-        threads_per_core=instance.threads_per_core,
+        isolation=row.isolation,
+        threads_per_core=row.threads_per_core,
         pinned_host=disks.host,
         on_no_capacity=row.on_no_capacity,
         submitted_ms=row.submitted_ms,

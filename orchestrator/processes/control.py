@@ -50,7 +50,7 @@ _GRACE_S = 5
 _BACKLOG = 2048
 #: Threads of a listener for what blocks; each holds one database connection at most. More would only wait for
 #: each other: Python runs one at a time, and SQLite has one writer.
-_WORKERS = 16
+_WORKERS = 8
 
 
 @dataclass(frozen=True)

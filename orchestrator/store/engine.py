@@ -25,6 +25,8 @@ IDLE_MS = 10_000
 #: Pages that one connection to SQLite keeps: the kernel has them all, and any commit makes kept ones old.
 #: SQLite's own 2 MiB, for every connection of a busy moment, is memory for little.
 _CACHE_KIB = 128
+#: Statements that a connection keeps prepared: some 6 KiB each, which the driver would have 128 of.
+_STATEMENTS = 64
 #: PostgreSQL's SQLSTATE for it: idle_in_transaction_session_timeout.
 _STOOD_STILL = "25P03"
 
@@ -146,7 +148,7 @@ def _sqlite_engine(url: str, begin: str, pool_size: int) -> Engine:
         pool_size=pool_size,
         # The connections of a busy moment rest afterwards, and their statements and pages with them.
         pool_use_lifo=True,
-        connect_args={"timeout": BUSY_S},
+        connect_args={"timeout": BUSY_S, "cached_statements": _STATEMENTS},
         hide_parameters=True,
     )
 
