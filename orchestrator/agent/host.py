@@ -39,6 +39,8 @@ class AgentSettings:
     uid_count: int = 4096
     #: How long a guest may take to power off before the plug is pulled.
     stop_grace_s: float = 60.0
+    #: How many instances may be made, started or stopped at once; 1 is one after another.
+    at_once: int = 4
     #: How long the kernel may take to rebind a device before it counts as hung.
     bind_deadline_s: float = 30.0
     #: A stray goes only on a second sighting at least so much later.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from orchestrator.agent.effects import Effects
@@ -46,7 +46,7 @@ class Started:
 
 
 class Instances:
-    """Converges instances one at a time."""
+    """Converges instances; one steps aside where it is made, started or stopped."""
 
     def __init__(
         self,
@@ -64,6 +64,14 @@ class Instances:
         self._flows = flows
         self._deployment = deployment
         self._pool = Pool(host, journal, effects, settings.vfio_driver)
+
+    def running(self) -> frozenset[str]:
+        """Return which run; none where the hypervisor does not say, as each of them will tell then."""
+        try:
+            domains = self._host.hypervisor.domains()
+        except BulkheadError:
+            return frozenset()
+        return frozenset(each.instance for each in domains if each.state is DomainState.RUNNING)
 
     def converge(self, instance: Instance, facts: HostFacts) -> InstanceReport:
         """Make one instance as ordered; a failure is reported and leaves it closed, never half open."""
@@ -121,11 +129,12 @@ class Instances:
         self._flows.close(instance_id)
         if domain is not None and domain.state is not DomainState.SHUTOFF:
             self._pool.adopt(instance_id, {address: address for address in domain.devices})
-            self._effects.do(
-                instance_id,
-                "stop_domain",
-                lambda: self._host.hypervisor.stop(instance_id, self._settings.stop_grace_s),
-            )
+            with self._effects.aside():
+                self._effects.do(
+                    instance_id,
+                    "stop_domain",
+                    lambda: self._host.hypervisor.stop(instance_id, self._settings.stop_grace_s),
+                )
         self._flows.remove(instance_id)
         self._pool.release(instance_id)
 
@@ -244,22 +253,22 @@ class Instances:
         if domain is None or domain.digest != spec.digest():
             self._effects.do(instance.id, "define_domain", lambda: self._host.hypervisor.define(spec))
         self._pool.prepare(instance)
+        keys = {volume.id: passphrase(volume.id, volume.generation) for volume in instance.volumes}
+        with self._effects.aside():
+            self._unlock_and_start(instance.id, keys)
+
+    def _unlock_and_start(self, instance_id: str, keys: Mapping[str, bytes]) -> None:
         hypervisor = self._host.hypervisor
         try:
-            for volume in instance.volumes:
-                key = passphrase(volume.id, volume.generation)
+            for volume, key in keys.items():
                 self._effects.do(
-                    instance.id,
-                    "put_secret",
-                    lambda v=volume, p=key: hypervisor.put_secret(v.id, p),  # type: ignore[misc]
+                    instance_id, "put_secret", functools.partial(hypervisor.put_secret, volume, key)
                 )
-            self._effects.do(instance.id, "start_domain", lambda: hypervisor.start(instance.id))
+            self._effects.do(instance_id, "start_domain", lambda: hypervisor.start(instance_id))
         finally:
-            for volume in instance.volumes:
+            for volume in keys:
                 self._effects.do(
-                    instance.id,
-                    "drop_secret",
-                    lambda v=volume: hypervisor.drop_secret(v.id),  # type: ignore[misc]
+                    instance_id, "drop_secret", functools.partial(hypervisor.drop_secret, volume)
                 )
 
     def _follow_volumes(self, spec: LaunchSpec, domain: ObservedDomain | None) -> None:
@@ -285,13 +294,14 @@ class Instances:
                 )
             return
         key = passphrase(volume.id, volume.generation)
-        self._effects.do(
-            instance.id,
-            "create_volume",
-            lambda: self._host.volumes.create(
-                volume, deployment=self._deployment, tenant=instance.tenant, passphrase=key
-            ),
-        )
+        with self._effects.aside():
+            self._effects.do(
+                instance.id,
+                "create_volume",
+                lambda: self._host.volumes.create(
+                    volume, deployment=self._deployment, tenant=instance.tenant, passphrase=key
+                ),
+            )
 
     def _ensure_seed(self, instance: Instance) -> None:
         self._effects.do(

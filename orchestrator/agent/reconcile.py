@@ -1,13 +1,14 @@
 """The agent's one verb: make this host equal to its assignment, and report.
 
 Refusals come first and change nothing: fences, then admission of the whole assignment. Then removals, then
-instances one by one; the failure of one never stops another. Safe to repeat at any time, after any crash.
-The caller holds the host's lock.
+instances that run on, then the others side by side; the failure of one never stops another. Safe to repeat at
+any time, after any crash. The caller holds the host's lock.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 from collections.abc import Callable
 
@@ -22,7 +23,7 @@ from orchestrator.agent.removal import Removal, strays
 from orchestrator.isolation.admission import problems
 from orchestrator.isolation.flows import FlowProgram
 from orchestrator.isolation.judge_things import judge_closed
-from orchestrator.model.assignment import Assignment
+from orchestrator.model.assignment import Assignment, Instance, Power
 from orchestrator.model.errors import BulkheadError
 from orchestrator.model.host import HostFacts
 from orchestrator.model.parsing import AssignmentRefused
@@ -97,7 +98,7 @@ class Agent:
             # What stays open is told by a check of the host.
             with contextlib.suppress(BulkheadError):
                 instances.cut_off(order.id, order.generation)
-        reports = tuple(instances.converge(each, facts) for each in assignment.instances)
+        reports = self._converge(assignment, effects, instances, facts)
         program = flows.sync(assignment.host)
         return self._report(assignment, effects, flows, program, reports, absent, began)
 
@@ -132,6 +133,24 @@ class Agent:
         reports = tuple(instances.look(each, facts) for each in assignment.instances)
         program = flows.program(self._host.switch.observe())
         return self._report(assignment, effects, flows, program, reports, (), began)
+
+    def _converge(
+        self, assignment: Assignment, effects: Effects, instances: Instances, facts: HostFacts
+    ) -> tuple[InstanceReport, ...]:
+        """Those that run and shall go on come first: what they let go of may be wanted by others."""
+
+        def one(instance: Instance) -> InstanceReport:
+            with self._host.switch.kept():
+                return instances.converge(instance, facts)
+
+        running = instances.running()
+        stays = {each.id for each in assignment.instances if each.power is Power.RUNNING} & running
+        first = [each for each in assignment.instances if each.id in stays]
+        then = [each for each in assignment.instances if each.id not in stays]
+        done = [one(each) for each in first]
+        done += effects.side_by_side([functools.partial(one, each) for each in then], self._settings.at_once)
+        reports = {each.instance: each for each in done}
+        return tuple(reports[each.id] for each in assignment.instances)
 
     def _parts(self, assignment: Assignment, effects: Effects) -> tuple[FlowSync, Instances]:
         flows = FlowSync(self._host.switch, self._journal, effects)

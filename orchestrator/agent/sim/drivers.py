@@ -68,14 +68,15 @@ class SimHypervisor:
         if instance not in self._world.seeds:
             raise HostError("domain.start_failed", f"{spec.seed_path} does not exist")
         # As libvirt does it: taps before QEMU, each in place of one that an earlier try left.
-        taps = [
-            SimPort(interface_id(port.id), tap_name(port.id), self._world.next_ofport())
-            for port in spec.instance.ports
-        ]
-        names = {tap.interface for tap in taps}
-        self._world.ports = [port for port in self._world.ports if port.interface not in names] + taps
+        names = {tap_name(port.id) for port in spec.instance.ports}
+        with self._world.libvirtd:
+            self._world.ports = [port for port in self._world.ports if port.interface not in names] + [
+                SimPort(interface_id(port.id), tap_name(port.id), self._world.next_ofport())
+                for port in spec.instance.ports
+            ]
         self._world.inside("start_domain")
-        domain.pid = self._world.next_pid()
+        with self._world.libvirtd:
+            domain.pid = self._world.next_pid()
         domain.started += 1
 
     def stop(self, instance: str, grace_s: float) -> None:  # noqa: ARG002 - guests here obey at once
@@ -87,7 +88,8 @@ class SimHypervisor:
         domain.pid = None
         self._world.inside("stop_domain")
         taps = {tap_name(port.id) for port in domain.spec.instance.ports}
-        self._world.ports = [port for port in self._world.ports if port.interface not in taps]
+        with self._world.libvirtd:
+            self._world.ports = [port for port in self._world.ports if port.interface not in taps]
 
     def undefine(self, instance: str) -> None:
         """Forget a stopped domain."""

@@ -216,9 +216,10 @@ class SimulatedFleet:
         # Jitter, not secrets.
         self._jitter = random.Random(seed).random  # noqa: S311
         self._threads = concurrent.futures.ThreadPoolExecutor(workers, thread_name_prefix="sim-host")
-        # Paths in definitions only: no simulated host touches the disk.
+        # Paths in definitions only: no simulated host touches the disk. A thousand hosts share `workers`
+        # threads; none starts more of its own.
         self._settings = AgentSettings(
-            state_dir=Path("/sim/state"), run_dir=Path("/sim/run"), sighting_grace_s=0.0
+            state_dir=Path("/sim/state"), run_dir=Path("/sim/run"), sighting_grace_s=0.0, at_once=1
         )
         cpus, nodes, kept = self._shape.topology()
         shared = EveryImage() if images is None else images

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -79,6 +80,8 @@ class SimWorld:
     failures: dict[str, list[BulkheadError]] = field(default_factory=dict)
     #: Counts every state-changing verb, for asserting that nothing happened.
     changes: int = 0
+    #: Held by libvirtd where two of its calls would change the same list.
+    libvirtd: threading.RLock = field(default_factory=threading.RLock, repr=False, compare=False)
     _next_pid: int = 1000
     _next_ofport: int = 1
 

@@ -21,12 +21,12 @@ ACME2 = Tenancy("acme", "help", 1, 101, 11)
 
 
 class Fleet:
-    """One simulated host, its journal's place, and its clock."""
+    """One simulated host, its journal's place, and its clock; one instance after another unless told."""
 
-    def __init__(self, tmp: Path) -> None:
+    def __init__(self, tmp: Path, *, at_once: int = 1) -> None:
         self.world: SimWorld = everyday_world()
         self.world.images.add(IMAGE.digest)
-        self.settings = AgentSettings(state_dir=tmp / "state", run_dir=tmp / "run")
+        self.settings = AgentSettings(state_dir=tmp / "state", run_dir=tmp / "run", at_once=at_once)
         self.now_s = 1_000_000.0
 
     def agent(self) -> Agent:

@@ -21,7 +21,9 @@ class Machine(Platform):
         self.world = everyday_world()
         self.world.images.add(DIGEST)
         self.world.boot_id = f"boot-{name}"
-        self.settings = AgentSettings(state_dir=folder / name / "state", run_dir=folder / name / "run")
+        self.settings = AgentSettings(
+            state_dir=folder / name / "state", run_dir=folder / name / "run", at_once=1
+        )
         with self.store.unit_of_work(CONTROLLER) as tx:
             self.host_id = hosts.create(tx, name, 100).id
         self.said = None

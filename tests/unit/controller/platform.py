@@ -69,7 +69,7 @@ class Platform:
         self.store = store
         self.world = everyday_world()
         self.world.images.add(DIGEST)
-        self.settings = AgentSettings(state_dir=tmp / "state", run_dir=tmp / "run")
+        self.settings = AgentSettings(state_dir=tmp / "state", run_dir=tmp / "run", at_once=1)
         self.now_s = 1_000_000.0
         self.scheduler = Scheduler(store)
         self.acme = self.tenant("acme")

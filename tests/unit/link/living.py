@@ -66,7 +66,7 @@ class Life:
     async def _live(self) -> None:
         self._task = asyncio.current_task()
         link = link_of(self.controller.authority, HOST, self.controller.agents.url, self.folder, answer_s=5.0)
-        settings = AgentSettings(state_dir=Path("/x"), run_dir=Path("/y"), sighting_grace_s=0.0)
+        settings = AgentSettings(state_dir=Path("/x"), run_dir=Path("/y"), sighting_grace_s=0.0, at_once=1)
         host = sim_host(self.world, ControllerKeys(link, self._loop, wait_s=5.0))
         agent = Agent(host, self.journal, settings, host_id=HOST)
         with concurrent.futures.ThreadPoolExecutor(1) as threads:
