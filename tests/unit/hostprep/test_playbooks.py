@@ -193,9 +193,30 @@ def test_what_waits_for_a_restart_is_told_and_nothing_else(tmp_path: Path) -> No
     given = Path("/proc/cmdline").read_text().split()
     lines = [f"pages {pages} 100", "argument bulkhead.never=1", *(f"argument {given[0]}",) * bool(given)]
     found = [each for each in run(REASONS, lines) if "distribution" not in each]
-    assert found == [f"reboot: {pages} has 99 of 100 pages", "reboot: kernel argument bulkhead.never=1"]
+    fewer = "; where a restart brings no more, ask for fewer: bulkhead_hugepages"
+    assert found == [
+        f"reboot: {pages} has 99 of 100 pages{fewer}",
+        "reboot: kernel argument bulkhead.never=1",
+    ]
     pages.write_text("100\n")
     assert not [each for each in run(REASONS, [f"pages {pages} 100"]) if "pages" in each]
+
+
+def test_no_iommu_after_a_restart_is_for_hands_and_before_it_for_the_restart(tmp_path: Path) -> None:
+    (booted_with, *_) = Path("/proc/cmdline").read_text().split()
+    groups = tmp_path / "iommu_groups"
+
+    def told(argument: str) -> list[str]:
+        return [each for each in run(REASONS, [f"groups {groups} {argument}"]) if "distribution" not in each]
+
+    (line,) = told(booted_with)
+    assert line.startswith("by hand: no IOMMU works here")
+    assert "VT-d or AMD-Vi" in line
+    assert told("bulkhead.never=1") == []
+    groups.mkdir()
+    assert told(booted_with) == [line]
+    (groups / "0").mkdir()
+    assert told(booted_with) == []
 
 
 def test_the_machine_is_read_as_json() -> None:
