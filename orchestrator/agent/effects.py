@@ -68,6 +68,7 @@ class Effects:
         """
         if min(at_once, len(jobs)) <= 1:
             return tuple(job() for job in jobs)
+        # Nothing waits in the pool's own queue: it would have the turn and no thread to use it.
         places = threading.Semaphore(at_once)
 
         def one(job: Callable[[], T]) -> T:
